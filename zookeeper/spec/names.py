@@ -1,0 +1,17 @@
+"""The names a spec may use. Plain data without torch; a test checks that each one is implemented."""
+
+from __future__ import annotations
+
+ARCHITECTURES: tuple[str, ...] = ("cnn-digits", "cnn-small", "cnn-medium", "cnn-large", "lenet5", "mlp")
+ACTIVATIONS: tuple[str, ...] = ("gelu", "leaky_relu", "relu", "sigmoid", "silu", "tanh")
+INITS: tuple[str, ...] = (
+    "kaiming_normal",
+    "kaiming_uniform",
+    "normal",
+    "torch_default",
+    "uniform",
+    "xavier_normal",
+    "xavier_uniform",
+)
+OPTIMIZERS: tuple[str, ...] = ("adam", "adamw", "rmsprop", "sgd")
+IMAGE_SETS: tuple[str, ...] = ("cifar10", "digits", "fashion-mnist", "mnist", "tetris")
