@@ -1,0 +1,301 @@
+"""A network as a short list of operations, read off `torch.fx`.
+
+The engine lowers this list to stacked operations and the symmetries are derived from it, so both
+follow from the module alone, never from names of layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from zookeeper.errors import StackError
+
+OpKind = Literal[
+    "input", "conv", "linear", "batchnorm", "activation", "maxpool", "avgpool", "adaptive_avgpool",
+    "dropout", "flatten", "add", "mean", "output",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: what it is, where its inputs come from, its options, the shape it produces.
+
+    ``layer`` is the module path that owns the parameters (conv, linear, batchnorm), else a label for
+    errors. ``shape`` leaves out the batch axis. ``options`` holds plain keyword values; an activation
+    has its element-wise function under ``fn``.
+    """
+
+    kind: OpKind
+    inputs: tuple[int, ...]
+    layer: str
+    shape: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operations in order of execution; operation 0 is the input, the last one the output."""
+
+    ops: tuple[Op, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image."""
+        return self.ops[0].shape
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of logits."""
+        return self.ops[-1].shape[-1]
+
+
+_ELEMENTWISE_MODULES = (
+    nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Hardswish, nn.Mish,
+)  # fmt: skip
+_ELEMENTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+    {F.relu, F.leaky_relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.elu, F.softplus, F.relu6, F.hardswish, F.mish,
+     torch.relu, torch.tanh, torch.sigmoid}
+)  # fmt: skip
+_ELEMENTWISE_METHODS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm1d/2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), element-wise activations, "
+    "Dropout, Flatten, Identity, residual add and mean over the image axes"
+)
+
+
+def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
+    """Read a network's operations and their shapes; the module is not changed.
+
+    Parameters
+    ----------
+    module
+        Any module whose forward takes one batch of images and returns logits ``[B, K]``.
+    image_shape
+        (C, H, W) of one image.
+
+    Raises
+    ------
+    StackError
+        If a layer or function cannot be stacked; the message names it.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> [op.kind for op in trace(net, (1, 2, 2)).ops]
+    ['input', 'flatten', 'linear', 'activation', 'linear', 'output']
+    """
+    name = type(module).__name__
+    copied = copy.deepcopy(module).eval()
+    try:
+        traced = fx.symbolic_trace(copied)
+    except (fx.proxy.TraceError, TypeError, ValueError) as error:
+        raise StackError(
+            f"{name}: the forward pass cannot be traced ({error}). Avoid control flow that depends on tensor values."
+        ) from error
+    example = torch.zeros(
+        (2, *image_shape), dtype=next((p.dtype for p in copied.parameters()), torch.float32)
+    )
+    try:
+        ShapeProp(traced).propagate(example)
+    except RuntimeError as error:
+        cause = error.__cause__ or error
+        raise StackError(
+            f"{name}: the forward pass fails on images of shape {tuple(image_shape)} ({cause}). "
+            "Check the image set against the architecture."
+        ) from error
+    return Graph(_Reader(traced, name).read())
+
+
+class _Reader:
+    """Turns fx nodes into operations; identities vanish."""
+
+    def __init__(self, traced: fx.GraphModule, name: str) -> None:
+        self.traced = traced
+        self.name = name
+        self.modules = dict(traced.named_modules())
+        self.ops: list[Op] = []
+        self.number_of: dict[fx.Node, int] = {}
+
+    def read(self) -> tuple[Op, ...]:
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                if self.ops:
+                    raise StackError(
+                        f"{self.name}: forward takes several inputs; expected one batch of images."
+                    )
+                self._append(node, "input", (), node.name, {})
+            elif node.op == "call_module":
+                self._read_module(node, self.modules[str(node.target)])
+            elif node.op == "call_function":
+                self._read_function(node)
+            elif node.op == "call_method":
+                self._read_method(node)
+            elif node.op == "output":
+                result = node.args[0]
+                if not isinstance(result, fx.Node):
+                    raise StackError(
+                        f"{self.name}: forward returns {type(result).__name__}; expected one tensor."
+                    )
+                number = self.number_of[result]
+                shape = self.ops[number].shape
+                if len(shape) != 1:
+                    raise StackError(f"{self.name}: output has shape [B, {shape}]; expected logits [B, K].")
+                self.ops.append(Op("output", (number,), "output", shape, MappingProxyType({})))
+            else:
+                raise StackError(
+                    f"{self.name}: {node.target} is read outside a layer; put it inside a layer."
+                )
+        return tuple(self.ops)
+
+    def _append(
+        self, node: fx.Node, kind: OpKind, inputs: tuple[Any, ...], layer: str, options: dict[str, Any]
+    ) -> None:
+        shape = tuple(node.meta["tensor_meta"].shape)[1:]
+        numbers = tuple(self.number_of[value] for value in inputs)
+        self.number_of[node] = len(self.ops)
+        self.ops.append(Op(kind, numbers, layer, shape, MappingProxyType(options)))
+
+    def _alias(self, node: fx.Node, source: Any) -> None:
+        self.number_of[node] = self.number_of[source]
+
+    def _read_module(self, node: fx.Node, layer: nn.Module) -> None:
+        path, source = str(node.target), node.args[0]
+        rank = len(self.ops[self.number_of[source]].shape) if isinstance(source, fx.Node) else -1
+        if isinstance(layer, nn.Conv2d):
+            if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+                raise self._refuse(
+                    path, f"Conv2d(padding={layer.padding!r}, padding_mode={layer.padding_mode!r})"
+                )
+            options = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
+            options["bias"] = layer.bias is not None
+            self._append(node, "conv", (source,), path, options)
+        elif isinstance(layer, nn.Linear) and rank == 1:
+            self._append(node, "linear", (source,), path, {"bias": layer.bias is not None})
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if layer.momentum is None or not layer.track_running_stats:
+                raise self._refuse(path, "BatchNorm without fixed momentum or running statistics")
+            options = {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine}
+            self._append(node, "batchnorm", (source,), path, options)
+        elif isinstance(layer, _ELEMENTWISE_MODULES):
+            self._append(node, "activation", (source,), path, {"fn": _without_inplace(layer)})
+        elif isinstance(layer, nn.MaxPool2d) and not layer.return_indices:
+            options = {
+                k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+            }
+            self._append(node, "maxpool", (source,), path, options)
+        elif isinstance(layer, nn.AvgPool2d):
+            options = {
+                k: getattr(layer, k)
+                for k in ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+            }
+            self._append(node, "avgpool", (source,), path, options)
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            self._append(node, "adaptive_avgpool", (source,), path, {"output_size": layer.output_size})
+        elif isinstance(layer, nn.Dropout):
+            self._append(node, "dropout", (source,), path, {"p": layer.p})
+        elif isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
+            self._read_flatten(node, source, path)
+        elif isinstance(layer, nn.Identity):
+            self._alias(node, source)
+        else:
+            raise self._refuse(path, repr(layer))
+
+    def _read_flatten(self, node: fx.Node, source: Any, path: str) -> None:
+        if len(self.ops[self.number_of[source]].shape) == 1:
+            self._alias(node, source)
+        else:
+            self._append(node, "flatten", (source,), path, {})
+
+    def _read_function(self, node: fx.Node) -> None:
+        target, name = node.target, getattr(node.target, "__name__", str(node.target))
+        if target in (operator.add, operator.iadd, torch.add) and not node.kwargs:
+            if not all(isinstance(value, fx.Node) for value in node.args):
+                raise self._refuse(node.name, "adding a constant")
+            first, second = (
+                self.ops[self.number_of[value]].shape for value in node.args if isinstance(value, fx.Node)
+            )
+            if first != second:
+                raise self._refuse(node.name, f"adding shapes {first} and {second}")
+            self._append(node, "add", node.args, node.name, {})
+        elif target in _ELEMENTWISE_FUNCTIONS:
+            options = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+            fn = partial(target, *node.args[1:], **options)  # type: ignore[arg-type]
+            self._append(node, "activation", (node.args[0],), node.name, {"fn": fn})
+        elif target is torch.flatten and self._arguments(node, (0, -1), ("start_dim", "end_dim")) == (1, -1):
+            self._read_flatten(node, node.args[0], node.name)
+        elif target is F.max_pool2d:
+            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+            size, stride, padding, dilation, ceil = self._arguments(node, (None, None, 0, 1, False), names)
+            options = dict(
+                zip(names, (size, size if stride is None else stride, padding, dilation, ceil), strict=True)
+            )
+            self._append(node, "maxpool", (node.args[0],), node.name, options)
+        elif target is F.avg_pool2d:
+            names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+            size, stride, padding, ceil, count = self._arguments(node, (None, None, 0, False, True), names)
+            options = dict(
+                zip(names, (size, size if stride is None else stride, padding, ceil, count), strict=True)
+            )
+            self._append(node, "avgpool", (node.args[0],), node.name, options)
+        elif target is F.adaptive_avg_pool2d:
+            (size,) = self._arguments(node, (None,), ("output_size",))
+            self._append(node, "adaptive_avgpool", (node.args[0],), node.name, {"output_size": size})
+        elif target is torch.mean:
+            self._read_mean(node)
+        else:
+            raise self._refuse(node.name, f"function {name}")
+
+    def _read_method(self, node: fx.Node) -> None:
+        target, source = str(node.target), node.args[0]
+        if target in _ELEMENTWISE_METHODS:
+            self._append(node, "activation", (source,), node.name, {"fn": _ELEMENTWISE_METHODS[target]})
+        elif target == "flatten" and self._arguments(node, (0, -1), ("start_dim", "end_dim")) == (1, -1):
+            self._read_flatten(node, source, node.name)
+        elif target == "mean":
+            self._read_mean(node)
+        elif target in ("contiguous", "clone"):
+            self._alias(node, source)
+        else:
+            raise self._refuse(node.name, f"method .{target}()")
+
+    def _read_mean(self, node: fx.Node) -> None:
+        axes, keepdim = self._arguments(node, (None, False), ("dim", "keepdim"))
+        source = node.args[0]
+        rank = len(self.ops[self.number_of[source]].shape) if isinstance(source, fx.Node) else -1
+        wanted = sorted(axis % 4 for axis in axes) if isinstance(axes, (tuple, list)) else None
+        if rank != 3 or wanted != [2, 3] or keepdim:
+            raise self._refuse(node.name, f"mean over {axes}")
+        self._append(node, "mean", (source,), node.name, {})
+
+    @staticmethod
+    def _arguments(node: fx.Node, defaults: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
+        values = list(node.args[1:]) + list(defaults[len(node.args) - 1 :])
+        for number, key in enumerate(names):
+            if key in node.kwargs:
+                values[number] = node.kwargs[key]
+        return tuple(values)
+
+    def _refuse(self, where: str, what: str) -> StackError:
+        return StackError(f"{self.name}.{where}: {what} cannot be stacked; expected one of {SUPPORTED}.")
+
+
+def _without_inplace(layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    copied = copy.deepcopy(layer)
+    if hasattr(copied, "inplace"):
+        copied.inplace = False
+    return copied
