@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
@@ -107,9 +107,7 @@ def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
         raise StackError(
             f"{name}: the forward pass cannot be traced ({error}). Avoid control flow that depends on tensor values."
         ) from error
-    example = torch.zeros(
-        (2, *image_shape), dtype=next((p.dtype for p in copied.parameters()), torch.float32)
-    )
+    example = torch.zeros((2, *image_shape), dtype=next((p.dtype for p in copied.parameters()), torch.float32))
     try:
         ShapeProp(traced).propagate(example)
     except RuntimeError as error:
@@ -135,9 +133,7 @@ class _Reader:
         for node in self.traced.graph.nodes:
             if node.op == "placeholder":
                 if self.ops:
-                    raise StackError(
-                        f"{self.name}: forward takes several inputs; expected one batch of images."
-                    )
+                    raise StackError(f"{self.name}: forward takes several inputs; expected one batch of images.")
                 self._append(node, "input", (), node.name, {})
             elif node.op == "call_module":
                 self._read_module(node, self.modules[str(node.target)])
@@ -148,18 +144,14 @@ class _Reader:
             elif node.op == "output":
                 result = node.args[0]
                 if not isinstance(result, fx.Node):
-                    raise StackError(
-                        f"{self.name}: forward returns {type(result).__name__}; expected one tensor."
-                    )
+                    raise StackError(f"{self.name}: forward returns {type(result).__name__}; expected one tensor.")
                 number = self.number_of[result]
                 shape = self.ops[number].shape
                 if len(shape) != 1:
                     raise StackError(f"{self.name}: output has shape [B, {shape}]; expected logits [B, K].")
                 self.ops.append(Op("output", (number,), "output", shape, MappingProxyType({})))
             else:
-                raise StackError(
-                    f"{self.name}: {node.target} is read outside a layer; put it inside a layer."
-                )
+                raise StackError(f"{self.name}: {node.target} is read outside a layer; put it inside a layer.")
         return tuple(self.ops)
 
     def _append(
@@ -178,9 +170,7 @@ class _Reader:
         rank = len(self.ops[self.number_of[source]].shape) if isinstance(source, fx.Node) else -1
         if isinstance(layer, nn.Conv2d):
             if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-                raise self._refuse(
-                    path, f"Conv2d(padding={layer.padding!r}, padding_mode={layer.padding_mode!r})"
-                )
+                raise self._refuse(path, f"Conv2d(padding={layer.padding!r}, padding_mode={layer.padding_mode!r})")
             options = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
             options["bias"] = layer.bias is not None
             self._append(node, "conv", (source,), path, options)
@@ -194,14 +184,11 @@ class _Reader:
         elif isinstance(layer, _ELEMENTWISE_MODULES):
             self._append(node, "activation", (source,), path, {"fn": _without_inplace(layer)})
         elif isinstance(layer, nn.MaxPool2d) and not layer.return_indices:
-            options = {
-                k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            }
+            options = {k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")}
             self._append(node, "maxpool", (source,), path, options)
         elif isinstance(layer, nn.AvgPool2d):
             options = {
-                k: getattr(layer, k)
-                for k in ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+                k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
             }
             self._append(node, "avgpool", (source,), path, options)
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
@@ -226,31 +213,25 @@ class _Reader:
         if target in (operator.add, operator.iadd, torch.add) and not node.kwargs:
             if not all(isinstance(value, fx.Node) for value in node.args):
                 raise self._refuse(node.name, "adding a constant")
-            first, second = (
-                self.ops[self.number_of[value]].shape for value in node.args if isinstance(value, fx.Node)
-            )
+            first, second = (self.ops[self.number_of[value]].shape for value in node.args if isinstance(value, fx.Node))
             if first != second:
                 raise self._refuse(node.name, f"adding shapes {first} and {second}")
             self._append(node, "add", node.args, node.name, {})
         elif target in _ELEMENTWISE_FUNCTIONS:
             options = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-            fn = partial(target, *node.args[1:], **options)  # type: ignore[arg-type]
+            fn = partial(cast(Callable[..., torch.Tensor], target), *node.args[1:], **options)
             self._append(node, "activation", (node.args[0],), node.name, {"fn": fn})
         elif target is torch.flatten and self._arguments(node, (0, -1), ("start_dim", "end_dim")) == (1, -1):
             self._read_flatten(node, node.args[0], node.name)
         elif target is F.max_pool2d:
             names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
             size, stride, padding, dilation, ceil = self._arguments(node, (None, None, 0, 1, False), names)
-            options = dict(
-                zip(names, (size, size if stride is None else stride, padding, dilation, ceil), strict=True)
-            )
+            options = dict(zip(names, (size, size if stride is None else stride, padding, dilation, ceil), strict=True))
             self._append(node, "maxpool", (node.args[0],), node.name, options)
         elif target is F.avg_pool2d:
             names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
             size, stride, padding, ceil, count = self._arguments(node, (None, None, 0, False, True), names)
-            options = dict(
-                zip(names, (size, size if stride is None else stride, padding, ceil, count), strict=True)
-            )
+            options = dict(zip(names, (size, size if stride is None else stride, padding, ceil, count), strict=True))
             self._append(node, "avgpool", (node.args[0],), node.name, options)
         elif target is F.adaptive_avg_pool2d:
             (size,) = self._arguments(node, (None,), ("output_size",))
@@ -297,5 +278,5 @@ class _Reader:
 def _without_inplace(layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     copied = copy.deepcopy(layer)
     if hasattr(copied, "inplace"):
-        copied.inplace = False
+        setattr(copied, "inplace", False)  # noqa: B010
     return copied

@@ -144,9 +144,7 @@ class WeightLayout:
         for block in self.blocks:
             if block.name == name:
                 return block
-        raise InputError(
-            f"layout: unknown block {name!r}; expected one of {', '.join(b.name for b in self.blocks)}."
-        )
+        raise InputError(f"layout: unknown block {name!r}; expected one of {', '.join(b.name for b in self.blocks)}.")
 
     def columns(self, layers: Iterable[str]) -> np.ndarray:
         """Column numbers (int64) of the named layers or blocks, in matrix order.
@@ -160,8 +158,7 @@ class WeightLayout:
         for name in wanted:
             if name not in known:
                 raise InputError(
-                    f"layout: unknown layer {name!r}; expected one of {', '.join(self.layers)} "
-                    "or a full block name."
+                    f"layout: unknown layer {name!r}; expected one of {', '.join(self.layers)} or a full block name."
                 )
         picked = [b for b in self.blocks if b.layer in wanted or b.name in wanted]
         if not picked:
@@ -172,7 +169,7 @@ class WeightLayout:
         """Cut ``rows[..., P]`` into named views ``[..., *shape]``."""
         self._check_width(rows.shape[-1])
         lead = tuple(rows.shape[:-1])
-        return {b.name: cast(ArrayT, rows[..., b.columns].reshape(lead + b.shape)) for b in self.blocks}
+        return {b.name: rows[..., b.columns].reshape(lead + b.shape) for b in self.blocks}
 
     def flatten(self, parts: Mapping[str, ArrayT]) -> ArrayT:
         """Join named arrays ``[..., *shape]`` into ``rows[..., P]``; the inverse of `unflatten`."""
@@ -181,27 +178,29 @@ class WeightLayout:
             raise InputError(f"flatten: missing {', '.join(missing)}; expected every block of the layout.")
         pieces: list[Any] = []
         for b in self.blocks:
-            part = parts[b.name]
-            rank = len(b.shape)
+            part: Any = parts[b.name]
+            rank: int = len(b.shape)
             if tuple(part.shape[part.ndim - rank :]) != b.shape:
                 raise InputError(
                     f"flatten: {b.name} must end in shape {b.shape}, got {tuple(part.shape)}. "
                     "Check that the weights belong to this architecture."
                 )
-            pieces.append(part.reshape(tuple(part.shape[: part.ndim - rank]) + (b.size,)))
+            pieces.append(part.reshape((*part.shape[: part.ndim - rank], b.size)))
+        joined: Any
         if isinstance(pieces[0], np.ndarray):
-            return cast(ArrayT, np.concatenate(pieces, axis=-1))
-        import torch
+            joined = np.concatenate(pieces, axis=-1)
+        else:
+            import torch
 
-        return cast(ArrayT, torch.cat(pieces, dim=-1))
+            joined = torch.cat(pieces, dim=-1)
+        return cast(ArrayT, joined)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for storage; `from_json` restores an equal layout."""
         return {
             "version": 1,
             "blocks": [
-                {"name": b.name, "shape": list(b.shape), "kind": b.kind, "offset": b.offset}
-                for b in self.blocks
+                {"name": b.name, "shape": list(b.shape), "kind": b.kind, "offset": b.offset} for b in self.blocks
             ],
         }
 

@@ -31,9 +31,7 @@ def named_blocks(module: nn.Module) -> dict[str, tuple[tuple[int, ...], BlockKin
         for name, parameter in layer.named_parameters(recurse=False):
             full = f"{layer_name}.{name}" if layer_name else name
             if id(parameter) in seen:
-                raise StackError(
-                    f"{full}: shares its tensor with {seen[id(parameter)]}; expected untied weights."
-                )
+                raise StackError(f"{full}: shares its tensor with {seen[id(parameter)]}; expected untied weights.")
             seen[id(parameter)] = full
             kinds: dict[str, BlockKind]
             if isinstance(layer, _WEIGHTED):
@@ -56,7 +54,8 @@ def row_of(module: nn.Module, layout: WeightLayout | None = None) -> torch.Tenso
     """Copy a network's weights into one row ``[P]``, in the layout's column order."""
     layout = WeightLayout.of(module) if layout is None else layout
     state = module.state_dict()
-    return layout.flatten({b.name: state[b.name].detach() for b in layout.blocks}).clone()
+    parts: dict[str, torch.Tensor] = {b.name: state[b.name].detach() for b in layout.blocks}
+    return layout.flatten(parts).clone()
 
 
 def state_dict_of(row: torch.Tensor, layout: WeightLayout) -> OrderedDict[str, torch.Tensor]:

@@ -71,9 +71,7 @@ def build_network(
     from torch import nn
 
     if not isinstance(network, nn.Module):
-        raise InputError(
-            f"{architecture}: factory returned {type(network).__name__}; expected torch.nn.Module."
-        )
+        raise InputError(f"{architecture}: factory returned {type(network).__name__}; expected torch.nn.Module.")
     return network
 
 
@@ -93,7 +91,7 @@ def _resolve(architecture: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(
-            f"architecture {architecture!r}: cannot import {module_name!r} ({error}). Is it installed and on PYTHONPATH?"
+            f"architecture {architecture!r}: cannot import {module_name!r} ({error}). Is it on PYTHONPATH?"
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):

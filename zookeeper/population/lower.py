@@ -1,0 +1,293 @@
+"""From the graph of one network to the forward pass of a whole population.
+
+No architecture has stacked code of its own: each operation of the traced graph has one stacked form.
+Image-shaped values are ``[B, M*C, H, W]`` (channels last in memory), vectors are ``[M, B, F]``; a value
+that all networks share, such as evaluation images, is kept once until the first layer with weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zookeeper.errors import InputError
+from zookeeper.nets.graph import Graph, Op, trace
+from zookeeper.nets.layout import WeightLayout
+from zookeeper.population.convolution import convolve, stack_images
+
+if TYPE_CHECKING:
+    from zookeeper.population.randomness import DropoutStream
+
+
+class _Pass:
+    """One forward pass: the weights as named stacks, and what training needs beside them."""
+
+    def __init__(
+        self, parts: Mapping[str, torch.Tensor], num_models: int, num_images: int, dropout: DropoutStream | None
+    ) -> None:
+        self.parts = parts
+        self.num_models = num_models
+        self.num_images = num_images
+        self.dropout = dropout
+        self.statistics: dict[str, torch.Tensor] = {}
+        self.training = False
+
+
+class Population:
+    """The stacked form of one architecture: ``forward(rows[M, P], images) -> logits[M, B, K]``.
+
+    Parameters
+    ----------
+    module
+        One network; its weights are not used, only its graph and the shapes of its layers.
+    image_shape
+        (C, H, W) of one image.
+
+    Raises
+    ------
+    StackError
+        If a layer cannot be stacked; the message names it.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> population = Population(net, (1, 2, 2))
+    >>> rows = torch.randn(5, population.layout.num_weights)
+    >>> population.forward(rows, torch.randn(7, 1, 2, 2)).shape
+    torch.Size([5, 7, 2])
+    """
+
+    def __init__(self, module: nn.Module, image_shape: tuple[int, ...]) -> None:
+        self.graph: Graph = trace(module, tuple(image_shape))
+        self.layout = WeightLayout.of(module)
+        self._sizes = [block.size for block in self.layout.blocks]
+        self._has_buffers = self.layout.num_trainable < self.layout.num_weights
+        self._steps = [_LOWERINGS[op.kind] for op in self.graph.ops]
+        self._last_use = _last_uses(self.graph)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.graph.image_shape
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.graph.num_classes
+
+    @property
+    def activation_floats(self) -> int:
+        """Numbers that one network produces on its way from one image to its logits."""
+        total = 0
+        for op in self.graph.ops:
+            size = 1
+            for side in op.shape:
+                size *= side
+            total += size
+        return total
+
+    def forward(self, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Compute logits ``[M, B, K]`` in evaluation mode; differentiable in ``rows``.
+
+        Parameters
+        ----------
+        rows
+            ``[M, P]``.
+        images
+            ``[B, C, H, W]``, seen by every network, or ``[M, B, C, H, W]``, one batch for each.
+
+        Raises
+        ------
+        InputError
+            If the number of columns or the image shape does not fit the architecture.
+        """
+        logits, _ = self._run(rows, images, dropout=None, training=False)
+        return logits
+
+    def forward_training(
+        self, rows: torch.Tensor, images: torch.Tensor, dropout: DropoutStream | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute logits in training mode: dropout drawn from the stream, batch statistics in norms.
+
+        Returns
+        -------
+        logits
+            ``[M, B, K]``.
+        statistics
+            Updated running statistics by block name, ``[M, C]`` each; empty without norm layers.
+        """
+        return self._run(rows, images, dropout=dropout, training=True)
+
+    def _run(
+        self, rows: torch.Tensor, images: torch.Tensor, *, dropout: DropoutStream | None, training: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self._check(rows, images)
+        num_models = rows.shape[0]
+        shared = images.ndim == 4
+        pieces = torch.split(rows, self._sizes, dim=1)
+        parts = {
+            block.name: piece.view(num_models, *block.shape)
+            if piece.is_contiguous()
+            else torch.unflatten(piece, 1, block.shape)
+            for block, piece in zip(self.layout.blocks, pieces, strict=True)
+        }
+        state = _Pass(parts, num_models, images.shape[0 if shared else 1], dropout)
+        state.training = training
+        first = images if shared else stack_images(images)
+        values: list[tuple[torch.Tensor, bool] | None] = [(first, shared)]
+        for number in range(1, len(self.graph.ops)):
+            op = self.graph.ops[number]
+            inputs = [values[source] for source in op.inputs]
+            values.append(self._steps[number](state, op, number, *inputs))
+            for source in self._last_use[number]:
+                values[source] = None
+        final = values[-1]
+        assert final is not None
+        logits, still_shared = final
+        if still_shared:
+            logits = logits.expand(num_models, *logits.shape)
+        return logits, state.statistics
+
+    def _check(self, rows: torch.Tensor, images: torch.Tensor) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.layout.num_weights:
+            raise InputError(
+                f"population.forward: rows have shape {tuple(rows.shape)}; expected [M, {self.layout.num_weights}]. "
+                "Check that the rows belong to this architecture."
+            )
+        shape = tuple(images.shape)
+        fits = shape[-3:] == self.image_shape and (len(shape) == 4 or (len(shape) == 5 and shape[0] == rows.shape[0]))
+        if not fits:
+            raise InputError(
+                f"population.forward: images have shape {shape}; expected [B, {', '.join(map(str, self.image_shape))}] "
+                "or the same with a leading axis of one batch per model."
+            )
+
+
+def _last_uses(graph: Graph) -> list[list[int]]:
+    last = {source: number for number, op in enumerate(graph.ops) for source in op.inputs}
+    uses: list[list[int]] = [[] for _ in graph.ops]
+    for source, number in last.items():
+        uses[number].append(source)
+    return uses
+
+
+_Value = tuple[torch.Tensor, bool]
+
+
+def _unshare(state: _Pass, op_shape: tuple[int, ...], value: _Value) -> torch.Tensor:
+    """Give every network its own copy of a shared value."""
+    x, shared = value
+    if not shared:
+        return x
+    if len(op_shape) == 1:
+        return x.expand(state.num_models, *x.shape)
+    return stack_images(x.expand(state.num_models, *x.shape))
+
+
+def _conv(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    bias = state.parts[f"{op.layer}.bias"] if op.options["bias"] else None
+    return convolve(value[0], state.parts[f"{op.layer}.weight"], bias, op.options, shared=value[1]), False
+
+
+def _linear(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    x, shared = value
+    weight = state.parts[f"{op.layer}.weight"].transpose(1, 2)  # [M, F, O]
+    if shared:
+        x = x.expand(state.num_models, *x.shape)
+    if not op.options["bias"]:
+        return torch.bmm(x, weight), False
+    return torch.baddbmm(state.parts[f"{op.layer}.bias"].unsqueeze(1), x, weight), False
+
+
+def _batchnorm(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    is_vector = len(op.shape) == 1
+    x = _unshare(state, op.shape, value)
+    if is_vector:
+        x = x.transpose(0, 1).flatten(1)  # [B, M*F]
+    mean = state.parts[f"{op.layer}.running_mean"].flatten().clone()
+    var = state.parts[f"{op.layer}.running_var"].flatten().clone()
+    affine = op.options["affine"]
+    scale = state.parts[f"{op.layer}.weight"].flatten() if affine else None
+    shift = state.parts[f"{op.layer}.bias"].flatten() if affine else None
+    momentum, eps = op.options["momentum"], op.options["eps"]
+    if state.training:
+        mean, var = mean.detach(), var.detach()
+    y = F.batch_norm(x, mean, var, scale, shift, state.training, momentum, eps)
+    if state.training:
+        state.statistics[f"{op.layer}.running_mean"] = mean.view(state.num_models, -1)
+        state.statistics[f"{op.layer}.running_var"] = var.view(state.num_models, -1)
+    if is_vector:
+        y = torch.unflatten(y, 1, (state.num_models, -1)).transpose(0, 1)
+    return y, False
+
+
+def _activation(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    return op.options["fn"](value[0]), value[1]
+
+
+def _maxpool(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    return F.max_pool2d(value[0], **op.options), value[1]
+
+
+def _avgpool(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    return F.avg_pool2d(value[0], **op.options), value[1]
+
+
+def _adaptive_avgpool(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    return F.adaptive_avg_pool2d(value[0], op.options["output_size"]), value[1]
+
+
+def _dropout(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    if not state.training or state.dropout is None:
+        return value
+    x = _unshare(state, op.shape, value)
+    mask = state.dropout.mask(number, state.num_images, op.shape, x.dtype)
+    return x * (mask if len(op.shape) == 1 else stack_images(mask)), False
+
+
+def _flatten(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    x, shared = value
+    if shared:
+        return x.flatten(1), True
+    channels = x.shape[1] // state.num_models
+    x = torch.unflatten(x, 1, (state.num_models, channels))  # [B, M, C, H, W]
+    return x.transpose(0, 1).reshape(state.num_models, state.num_images, -1), False
+
+
+def _mean(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    x, shared = value
+    pooled = x.mean((2, 3))
+    if shared:
+        return pooled, True
+    return torch.unflatten(pooled, 1, (state.num_models, -1)).transpose(0, 1), False
+
+
+def _add(state: _Pass, op: Op, number: int, first: _Value, second: _Value) -> _Value:
+    if first[1] and second[1]:
+        return first[0] + second[0], True
+    return _unshare(state, op.shape, first) + _unshare(state, op.shape, second), False
+
+
+def _pass_on(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    return value
+
+
+_LOWERINGS: dict[str, Callable[..., _Value]] = {
+    "input": _pass_on,
+    "conv": _conv,
+    "linear": _linear,
+    "batchnorm": _batchnorm,
+    "activation": _activation,
+    "maxpool": _maxpool,
+    "avgpool": _avgpool,
+    "adaptive_avgpool": _adaptive_avgpool,
+    "dropout": _dropout,
+    "flatten": _flatten,
+    "mean": _mean,
+    "add": _add,
+    "output": _pass_on,
+}

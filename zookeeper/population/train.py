@@ -1,0 +1,237 @@
+"""Train a cohort: many models at once, each as if it were alone.
+
+Every model has its own learning rate, weight decay, momentum, dropout, initial weights, data order and
+dropout stream. Models are processed in tiles small enough for the cache; inside a tile one backward
+pass and one optimiser step serve all. Nothing a member computes enters another member's numbers, so a
+diverged member stays NaN and harms nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from zookeeper.errors import InputError
+from zookeeper.population.evaluate import Evaluation, evaluate
+from zookeeper.population.lower import Population
+from zookeeper.population.optimise import Hyperparameters, Optimizer
+from zookeeper.population.randomness import DropoutStream, epoch_orders, stream_keys
+
+_CACHE_BYTES = 2_000_000
+_MIN_TILE = 8
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images of one set on one device: uint8 ``[n, C, H, W]``, labels int64 ``[n]``, the three parts.
+
+    ``mean`` and ``std`` are per channel on the 0..1 scale.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: dict[str, torch.Tensor]
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def normalise(self, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Turn uint8 images into network inputs: (value / 255 - mean) / std per channel."""
+        mean, std = (v.to(dtype).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (images.to(dtype) / 255.0 - mean) / std
+
+    def part(self, split: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised images and labels of one split."""
+        index = self.indices[split]
+        return self.normalise(self.images[index], dtype), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Generating factors of M models that train together, one entry per model.
+
+    What they share is shared because it changes shapes or steps: optimiser, batch size, architecture.
+    """
+
+    seeds: tuple[int, ...]
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    momentum: tuple[float, ...]
+    dropout: tuple[float, ...]
+    optimizer: str
+    batch_size: int
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        lengths = {len(v) for v in (self.seeds, self.lr, self.weight_decay, self.momentum, self.dropout)}
+        if lengths != {len(self.seeds)} or not self.seeds:
+            raise InputError(f"cohort: factors of {sorted(lengths)} models; expected one value per model.")
+
+    @property
+    def num_models(self) -> int:
+        """M."""
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """A population after one epoch.
+
+    ``rows`` is the live matrix ``[M, P]``: copy it to keep it. ``batch_loss`` is the mean loss of the
+    mini-batches as they were trained on, ``[M]``, NaN before the first epoch. ``evaluations`` has one
+    `Evaluation` per split. ``state`` holds what a resumed run needs.
+    """
+
+    epoch: int
+    rows: torch.Tensor
+    batch_loss: torch.Tensor
+    evaluations: dict[str, Evaluation]
+    diverged: torch.Tensor
+    state: dict[str, torch.Tensor]
+
+
+def tile_slices(population: Population, num_models: int, batch_size: int, device: torch.device) -> list[slice]:
+    """Cut M models into even tiles whose activations fit the cache (on a GPU: one tile)."""
+    if device.type != "cpu":
+        return [slice(0, num_models)]
+    per_model = 4 * population.activation_floats * batch_size
+    size = max(_MIN_TILE, _CACHE_BYTES // per_model)
+    num_tiles = -(-num_models // size)
+    bounds = [round(number * num_models / num_tiles) for number in range(num_tiles + 1)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
+
+
+class CohortTrainer:
+    """Training state of one cohort; `train_cohort` drives it.
+
+    Parameters
+    ----------
+    population
+        Stacked architecture.
+    cohort
+        Factors of the M models.
+    data
+        Images.
+    rows
+        ``[M, P]`` weights to start from; owned and changed in place.
+    state
+        Optimiser slots of an earlier run, for resuming; empty to start.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        cohort: Cohort,
+        data: TrainingData,
+        rows: torch.Tensor,
+        state: dict[str, torch.Tensor] | None = None,
+    ) -> None:
+        if rows.shape != (cohort.num_models, population.layout.num_weights):
+            raise InputError(
+                f"train: rows have shape {tuple(rows.shape)}; "
+                f"expected ({cohort.num_models}, {population.layout.num_weights})."
+            )
+        self.population, self.cohort, self.data, self.rows = population, cohort, data, rows
+        device, dtype = rows.device, rows.dtype
+        self.trainable = slice(0, population.layout.num_trainable)
+
+        def vector(values: tuple[float, ...]) -> torch.Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)[:, None]
+
+        factors = Hyperparameters(vector(cohort.lr), vector(cohort.weight_decay), vector(cohort.momentum))
+        if state:
+            self.optimizer = Optimizer(cohort.optimizer, factors, state, nesterov=cohort.nesterov)
+        else:
+            start = rows[:, self.trainable]
+            self.optimizer = Optimizer.fresh(cohort.optimizer, factors, start, nesterov=cohort.nesterov)
+        self.order_keys = stream_keys(cohort.seeds, "order", device)
+        self.dropout_keys = stream_keys(cohort.seeds, "dropout", device)
+        self.dropout_p = torch.tensor(cohort.dropout, dtype=torch.float32, device=device)
+        self.has_dropout = any(p > 0 for p in cohort.dropout)
+        self.tiles = tile_slices(population, cohort.num_models, cohort.batch_size, device)
+        self.train_index = data.indices["train"]
+        self.steps_per_epoch = -(-len(self.train_index) // cohort.batch_size)
+        self._parts = {split: data.part(split, dtype) for split in data.indices}
+
+    def train_epoch(self, epoch: int) -> torch.Tensor:
+        """Run epoch ``epoch`` (1 is the first) for all models; return the mean batch loss ``[M]``."""
+        losses = torch.empty(self.cohort.num_models, dtype=self.rows.dtype, device=self.rows.device)
+        for tile in self.tiles:
+            losses[tile] = self._train_tile(tile, epoch)
+        return losses
+
+    def _train_tile(self, tile: slice, epoch: int) -> torch.Tensor:
+        rows = self.rows[tile]
+        optimizer = self.optimizer.narrow(tile)
+        num_models, size = rows.shape[0], self.cohort.batch_size
+        unique, member_of = torch.unique(self.order_keys[tile], return_inverse=True)
+        orders = self.train_index[epoch_orders(unique, epoch, len(self.train_index))]  # [U, n]
+        total = torch.zeros(num_models, dtype=rows.dtype, device=rows.device)
+        for number in range(self.steps_per_epoch):
+            index = orders[:, number * size : (number + 1) * size]  # [U, B]
+            index = index[0] if len(unique) == 1 else index[member_of]  # [B] or [M, B]
+            step = (epoch - 1) * self.steps_per_epoch + number + 1
+            loss = self._step(rows, optimizer, tile, index, step)
+            total += loss * index.shape[-1]
+        return total / len(self.train_index)
+
+    def _step(
+        self, rows: torch.Tensor, optimizer: Optimizer, tile: slice, index: torch.Tensor, step: int
+    ) -> torch.Tensor:
+        num_models = rows.shape[0]
+        images = self.data.normalise(self.data.images[index], rows.dtype)
+        labels = self.data.labels[index].expand(num_models, index.shape[-1])
+        dropout = None
+        if self.has_dropout:
+            dropout = DropoutStream(self.dropout_keys[tile], step, self.dropout_p[tile])
+        leaf = rows.detach().requires_grad_()
+        logits, statistics = self.population.forward_training(leaf, images, dropout)
+        losses = F.cross_entropy(logits.reshape(-1, logits.shape[2]), labels.reshape(-1), reduction="none")
+        loss = losses.view(num_models, -1).mean(1)
+        (grads,) = torch.autograd.grad(loss.sum(), leaf)
+        optimizer.step(rows[:, self.trainable], grads[:, self.trainable], step)
+        for name, values in statistics.items():
+            rows[:, self.population.layout.block(name).columns] = values
+        return loss.detach()
+
+    def evaluate(self) -> dict[str, Evaluation]:
+        """Loss and accuracy on every split."""
+        return {
+            split: evaluate(self.population, self.rows, images, labels)
+            for split, (images, labels) in self._parts.items()
+        }
+
+    def result(self, epoch: int, batch_loss: torch.Tensor) -> EpochResult:
+        """Evaluate and pack the state after an epoch."""
+        evaluations = self.evaluate()
+        finite = torch.isfinite(self.rows).all(1)
+        for evaluation in evaluations.values():
+            finite &= torch.isfinite(evaluation.loss)
+        return EpochResult(epoch, self.rows, batch_loss, evaluations, ~finite, self.optimizer.state)
+
+
+def train_cohort(
+    population: Population,
+    cohort: Cohort,
+    data: TrainingData,
+    rows: torch.Tensor,
+    *,
+    last_epoch: int,
+    first_epoch: int = 0,
+    state: dict[str, torch.Tensor] | None = None,
+) -> Iterator[EpochResult]:
+    """Train and evaluate epoch by epoch.
+
+    Yields the untrained population as epoch 0 (only when ``first_epoch`` is 0), then every epoch up to
+    ``last_epoch``. To resume after epoch e, pass the rows and the optimiser state of epoch e and
+    ``first_epoch=e + 1``: the results have the same bits as without the interruption.
+    """
+    trainer = CohortTrainer(population, cohort, data, rows, state)
+    if first_epoch == 0:
+        yield trainer.result(0, torch.full((cohort.num_models,), np.nan, dtype=rows.dtype, device=rows.device))
+    for epoch in range(max(1, first_epoch), last_epoch + 1):
+        yield trainer.result(epoch, trainer.train_epoch(epoch))
