@@ -1,0 +1,90 @@
+"""Store finished rows, sampled ones for instance, as a new zoo in one step."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from zookeeper.errors import InputError, StoreError
+from zookeeper.store.caches import finalise
+from zookeeper.store.files import TEMPORARY, sync_directory
+from zookeeper.store.header import CohortEntry, ZooHeader, create_zoo
+from zookeeper.store.writer import commit_rows
+
+_SHARD_BYTES = 1 << 28
+
+
+def store_collection(
+    path: Path,
+    header: ZooHeader,
+    rows: npt.NDArray[np.float32],
+    frame: pd.DataFrame,
+    layout: str,
+) -> None:
+    """Write rows [N, P] with their table as a complete zoo, which appears at ``path`` at once or not at all.
+
+    ``frame`` has one line per row with columns ``model_id`` and ``epoch``; pairs must be unique. The
+    header's cohorts are ignored: rows are cut into shards of about 256 MB.
+
+    Raises
+    ------
+    InputError
+        If something is at ``path``, or the table does not fit the rows.
+    StoreError
+        If writing fails; nothing appears at ``path``.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: already exists; expected a new or empty directory. Choose another path.")
+    if len(frame) != len(rows) or len(rows) == 0:
+        raise InputError(f"{path}: expected one table line per row and at least one, got {len(frame)} and {len(rows)}.")
+    if frame.duplicated(["model_id", "epoch"]).any():
+        repeated = frame.loc[frame.duplicated(["model_id", "epoch"])].iloc[0]
+        raise InputError(
+            f"{path}: model {repeated['model_id']!r} at epoch {repeated['epoch']} is given twice; "
+            "expected unique pairs."
+        )
+    per_shard = max(1, _SHARD_BYTES // (4 * rows.shape[1]))
+    pieces = {
+        f"rows-{number:05d}": slice(start, min(start + per_shard, len(rows)))
+        for number, start in enumerate(range(0, len(rows), per_shard))
+    }
+    cohorts = {name: _entry(frame.iloc[piece]) for name, piece in pieces.items()}
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{path.name}"
+    try:
+        temporary.mkdir(parents=True)
+        create_zoo(temporary, replace(header, cohorts=cohorts))
+        for name, piece in pieces.items():
+            table: Mapping[str, Any] = {str(column): frame[column].iloc[piece] for column in frame.columns}
+            commit_rows(
+                temporary,
+                cohort=name,
+                first_epoch=cohorts[name].epochs[0],
+                last_epoch=cohorts[name].epochs[-1],
+                rows=rows[piece],
+                table=table,
+                layout=layout,
+                trajectory=piece.stop - piece.start,
+                state=None,
+                final=True,
+            )
+        finalise(temporary)
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error}). Nothing was stored.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _entry(frame: pd.DataFrame) -> CohortEntry:
+    models = tuple(str(model) for model in dict.fromkeys(frame["model_id"]))
+    return CohortEntry(models, tuple(sorted({int(epoch) for epoch in frame["epoch"]})))

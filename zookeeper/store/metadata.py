@@ -1,0 +1,42 @@
+"""The metadata of committed blocks, gathered and ordered, without touching a shard of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from zookeeper.store.header import ZooHeader
+from zookeeper.store.parquet import decode_table
+from zookeeper.store.reader import check_file
+from zookeeper.store.records import CommitRecord
+from zookeeper.store.table import IDENTITY, concatenate, to_frame
+
+_EMPTY = pa.schema([("model_id", pa.string()), ("epoch", pa.int64())])
+
+
+def read_tables(root: Path, records: tuple[CommitRecord, ...]) -> pa.Table:
+    """Read the metadata tables of ``records`` in stored order, each checked against size and hash."""
+    if not records:
+        return _EMPTY.empty_table()
+    tables = []
+    for record in records:
+        path = check_file(root, record.meta)
+        tables.append(decode_table(path.read_bytes(), str(path)))
+    return concatenate(tables)
+
+
+def order_rows(header: ZooHeader, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """Order a table of all stored rows by model and epoch, dropping later duplicates."""
+    models = pd.Index(header.models)
+    identity = to_frame(table.select(list(IDENTITY)))
+    rank = models.get_indexer(pd.Index(identity["model_id"]))
+    epoch = identity["epoch"].to_numpy()
+    rows = np.lexsort((np.arange(len(rank)), epoch, rank)).astype(np.int64)
+    repeated = np.zeros(len(rows), dtype=bool)
+    repeated[1:] = (np.diff(rank[rows]) == 0) & (np.diff(epoch[rows]) == 0)
+    rows = rows[~repeated]
+    return table.take(pa.array(rows)), rows

@@ -1,0 +1,200 @@
+"""Weights by row number: whole rows copied out of the shards into one preallocated array.
+
+Rows are addressed by their stored number: the position in the sequence of all committed blocks, ordered
+by (cohort, first epoch), and of the rows in each. Runs of rows that lie together are read with one
+positioned read straight into the destination: no decoding, no second copy, no mapping that could fault if
+a file shrinks. A shard is checked against its size and hash when a process first touches it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zookeeper.errors import InputError, StoreError
+from zookeeper.store.files import hash_file
+from zookeeper.store.parquet import decode_weights
+from zookeeper.store.records import CommitRecord, Spans, StoredFile
+
+_MAX_OPEN = 64
+_verified: set[tuple[str, str, int, int, int]] = set()
+
+
+class RowReader:
+    """Read weights of committed rows; safe in threads, after a fork and across pickling."""
+
+    def __init__(self, root: Path, records: tuple[CommitRecord, ...]) -> None:
+        self._root = root
+        self._records = records
+        self._starts = np.cumsum([0, *(record.num_rows for record in records)], dtype=np.int64)
+        self._offsets: npt.NDArray[np.int64] | None = None
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._decoded: dict[int, npt.NDArray[np.float32]] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all blocks."""
+        return int(self._starts[-1])
+
+    def records_of(self, rows: npt.NDArray[np.int64]) -> tuple[CommitRecord, ...]:
+        """The blocks that hold some of ``rows``, in stored order."""
+        shards = np.unique(np.searchsorted(self._starts, rows, side="right") - 1)
+        return tuple(self._records[int(shard)] for shard in shards)
+
+    def read(self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
+        """Copy rows [N] by stored number into ``out`` [N, P], in the order given.
+
+        Raises
+        ------
+        InputError
+            If a number is out of range, or a row has another width than ``out``.
+        StoreError
+            If a shard is missing or damaged; nothing wrong is ever returned.
+        """
+        if len(rows) == 0:
+            return
+        if rows.min() < 0 or rows.max() >= self.num_rows:
+            raise InputError(f"{self._root}: row numbers must lie in 0..{self.num_rows - 1}.")
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for record in (self._records[int(shard)] for shard in np.unique(shards)):
+            if record.num_weights != out.shape[1]:
+                raise InputError(
+                    f"{self._root}: rows of different widths; expected {out.shape[1]} weights, got "
+                    f"{record.num_weights}. Query one architecture at a time."
+                )
+        offsets = self._row_offsets()[rows]
+        with self._lock:
+            self._copy_runs(shards, offsets, out)
+            for shard in np.unique(shards[offsets < 0]).tolist():
+                here = np.flatnonzero((shards == shard) & (offsets < 0))
+                out[here] = self._decode(shard)[rows[here] - self._starts[shard]]
+
+    def close(self) -> None:
+        """Close open files; reading opens them again."""
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1])
+            self._decoded.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self._root, "records": self._records}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        RowReader.__init__(self, state["root"], state["records"])
+
+    def __del__(self) -> None:
+        if hasattr(self, "_open"):
+            self.close()
+
+    def _copy_runs(
+        self,
+        shards: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+        out: npt.NDArray[np.float32],
+    ) -> None:
+        row_bytes = 4 * out.shape[1]
+        follows = (np.diff(offsets) == row_bytes) & (np.diff(shards) == 0)
+        starts = np.concatenate([[0], np.flatnonzero(~follows) + 1])
+        stops = np.append(starts[1:], len(offsets))
+        target = memoryview(out.data).cast("B")
+        runs = zip(shards[starts].tolist(), offsets[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
+        for shard, offset, start, stop in runs:
+            if offset >= 0:
+                self._copy(shard, offset, target[row_bytes * start : row_bytes * stop])
+
+    def _copy(self, shard: int, offset: int, target: memoryview) -> None:
+        descriptor = self._descriptor(shard)
+        done = 0
+        while done < len(target):
+            count = os.preadv(descriptor, [target[done:]], offset + done)
+            if count == 0:
+                raise StoreError(
+                    f"{self._root / self._records[shard].shard.file}: ends at byte {offset + done}; the file was "
+                    "cut while it was open. Restore it from a copy."
+                )
+            done += count
+
+    def _descriptor(self, shard: int) -> int:
+        descriptor = self._open.get(shard)
+        if descriptor is None:
+            path = check_file(self._root, self._records[shard].shard)
+            descriptor = os.open(path, os.O_RDONLY)
+            self._open[shard] = descriptor
+            if len(self._open) > _MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1])
+        else:
+            self._open.move_to_end(shard)
+        return descriptor
+
+    def _decode(self, shard: int) -> npt.NDArray[np.float32]:
+        if shard not in self._decoded:
+            record = self._records[shard]
+            path = check_file(self._root, record.shard)
+            decoded = decode_weights(path, record.num_weights)
+            if len(decoded) != record.num_rows:
+                raise StoreError(f"{path}: expected {record.num_rows} rows, got {len(decoded)}.")
+            self._decoded = {shard: decoded}  # one at a time: a decoded shard may be large
+        return self._decoded[shard]
+
+    def _row_offsets(self) -> npt.NDArray[np.int64]:
+        """Byte offset of every stored row in its shard; -1 where a shard must be decoded."""
+        if self._offsets is None:
+            parts = [_spread(record) for record in self._records]
+            self._offsets = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return self._offsets
+
+
+def check_file(root: Path, file: StoredFile) -> Path:
+    """Check a file's size always, and its hash once per process and content; return its path.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, has another size, or its bytes changed.
+    """
+    path = root / file.file
+    try:
+        status = path.stat()
+        if status.st_size != file.size:
+            raise StoreError(
+                f"{path}: damaged; expected {file.size} bytes, got {status.st_size}. Restore it from a copy."
+            )
+        key = (str(path), file.xxh3, status.st_size, status.st_mtime_ns, status.st_ino)
+        if key not in _verified:
+            digest = hash_file(path)
+            if digest != file.xxh3:
+                raise StoreError(f"{path}: damaged; expected xxh3 {file.xxh3}, got {digest}. Restore it from a copy.")
+            _verified.add(key)
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: missing, though a commit record names it. Restore it from a copy.") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return path
+
+
+def _spread(record: CommitRecord) -> npt.NDArray[np.int64]:
+    spans = record.spans
+    if spans is None or not hasattr(os, "preadv") or not _plausible(spans, record):
+        return np.full(record.num_rows, -1, np.int64)
+    counts = np.array(spans.rows, np.int64)
+    first_row = np.cumsum(counts) - counts
+    within = np.arange(record.num_rows, dtype=np.int64) - np.repeat(first_row, counts)
+    return np.repeat(np.array(spans.offsets, np.int64), counts) + within * (4 * record.num_weights)
+
+
+def _plausible(spans: Spans, record: CommitRecord) -> bool:
+    ends = [o + 4 * record.num_weights * n for o, n in zip(spans.offsets, spans.rows, strict=False)]
+    return (
+        len(spans.offsets) == len(spans.rows)
+        and sum(spans.rows) == record.num_rows
+        and all(count > 0 for count in spans.rows)
+        and all(offset >= 0 for offset in spans.offsets)
+        and max(ends, default=0) <= record.shard.size
+    )

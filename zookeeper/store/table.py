@@ -1,0 +1,119 @@
+"""The table beside the matrix: one row per checkpoint, typed columns, no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from zookeeper.errors import InputError, StoreError
+
+WEIGHTS = "weights"
+IDENTITY = ("model_id", "epoch")
+PROPERTIES = (
+    "train_loss",
+    "train_acc",
+    "val_loss",
+    "val_acc",
+    "test_loss",
+    "test_acc",
+    "generalization_gap",
+    "batch_loss",
+)
+PROVENANCE = ("split", "status", "cohort", "wall_time")
+OK, DIVERGED = "ok", "diverged"
+
+
+def factor_names(columns: Iterable[str]) -> tuple[str, ...]:
+    """The generating factors among a table's columns: all but identity, properties and provenance.
+
+    >>> factor_names(["model_id", "epoch", "lr", "init", "test_acc", "split"])
+    ('lr', 'init')
+    """
+    other = {*IDENTITY, *PROPERTIES, *PROVENANCE}
+    return tuple(name for name in columns if name not in other)
+
+
+def make_table(
+    columns: Mapping[str, Any] | pd.DataFrame,
+    rows: npt.NDArray[np.float32],
+    *,
+    cohort: str,
+) -> pa.Table:
+    """Check and type the table of ``rows`` [N, P].
+
+    Integers become int64, floats float64, text string, truth values bool. ``cohort`` is filled in, and
+    ``status`` if absent: ``diverged`` for a row with a non-finite weight, else ``ok``.
+
+    Raises
+    ------
+    InputError
+        If a column has the wrong length or no storable type, or ``model_id`` or ``epoch`` is missing.
+    """
+    given = {str(name): values for name, values in columns.items()}
+    for name in IDENTITY:
+        if name not in given:
+            raise InputError(f"table: column {name!r} is missing; expected one entry per row.")
+    if "status" not in given:
+        finite = np.isfinite(rows).all(axis=1)
+        given["status"] = np.where(finite, OK, DIVERGED)
+    given["cohort"] = np.full(len(rows), cohort)
+    arrays = {name: _typed(name, values, len(rows)) for name, values in given.items()}
+    for name, wanted in (("model_id", pa.string()), ("epoch", pa.int64())):
+        if arrays[name].type != wanted or arrays[name].null_count:
+            raise InputError(f"table: column {name!r} must be {wanted} without gaps, got {arrays[name].type}.")
+    order = [*IDENTITY, *factor_names(arrays), *PROPERTIES, *PROVENANCE]
+    return pa.table({name: arrays[name] for name in order if name in arrays})
+
+
+def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
+    """Stack tables of several blocks; columns a block lacks become null, int and float meet as float.
+
+    Raises
+    ------
+    StoreError
+        If a column holds text in one block and numbers in another.
+    """
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise StoreError(f"blocks with different column types cannot be read together ({error}).") from error
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """A pandas frame of the table."""
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _typed(name: str, values: Any, num_rows: int) -> pa.Array:
+    if name == WEIGHTS or name.startswith("_") or not name:
+        raise InputError(f"table: column name {name!r} is reserved. Choose another name.")
+    if isinstance(values, str) or not hasattr(values, "__len__"):
+        raise InputError(f"table: column {name!r} must be a sequence of {num_rows} values, got {values!r}.")
+    if len(values) != num_rows:
+        raise InputError(f"table: column {name!r} has {len(values)} values; expected {num_rows}, one per row.")
+    kind = getattr(getattr(values, "dtype", None), "kind", "O")
+    if kind == "b":
+        return pa.array(np.asarray(values), type=pa.bool_())
+    if kind in "iu":
+        return pa.array(np.asarray(values), type=pa.int64())
+    if kind == "f":
+        return pa.array(np.asarray(values, dtype=np.float64))
+    try:
+        array = pa.array(list(values), from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InputError(f"table: column {name!r} mixes types ({error}). Use one type.") from error
+    if pa.types.is_integer(array.type):
+        return array.cast(pa.int64())
+    if pa.types.is_floating(array.type):
+        return array.cast(pa.float64())
+    if pa.types.is_large_string(array.type):
+        return array.cast(pa.string())
+    if pa.types.is_string(array.type) or pa.types.is_boolean(array.type) or pa.types.is_null(array.type):
+        return array
+    raise InputError(f"table: column {name!r} holds {array.type}; expected numbers, text or truth values.")
