@@ -311,9 +311,10 @@ class _Deriver:
         return result
 
     def _tie_second_use(self, layer: str, source: _Axis, result: _Axis) -> bool:
-        first_source, first_result = self.used.setdefault(layer, (source, result))
-        if first_source is source:
+        if layer not in self.used:
+            self.used[layer] = (source, result)
             return False
+        first_source, first_result = self.used[layer]
         self._tie(first_source, source)
         self._tie(first_result, result)
         return True

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zookeeper.errors import InputError
+from zookeeper.nets.parameters import load_row, row_of
+from zookeeper.nets.registry import architecture_names, build_network
+from zookeeper.nets.symmetry import Symmetry
+
+IMAGE_SHAPES = {"cnn-digits": (1, 8, 8), "cnn-large": (3, 32, 32), "lenet5": (3, 32, 32), "mlp": (1, 4, 4)}
+
+
+class Residual(nn.Module):
+    """Batch norms, an identity skip, a 1x1-convolution skip, global average pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.body = nn.Conv2d(6, 6, 3, padding=1)
+        self.wide = nn.Conv2d(6, 10, 3, stride=2, padding=1)
+        self.skip = nn.Conv2d(6, 10, 1, stride=2)
+        self.wide_norm = nn.BatchNorm2d(10)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.stem(images)))
+        x = F.relu(x + self.body(x))
+        x = F.relu(self.wide_norm(self.wide(x)) + self.skip(x))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolutions with one and with three outputs per channel, then flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 1)
+        self.depth = nn.Conv2d(4, 4, 3, groups=4)
+        self.triple = nn.Conv2d(4, 12, 3, groups=4)
+        self.norm = nn.BatchNorm2d(12)
+        self.point = nn.Conv2d(12, 5, 1)
+        self.head = nn.Linear(5 * 4, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.depth(torch.tanh(self.stem(images))))
+        x = torch.tanh(self.point(self.norm(self.triple(x))))
+        logits: torch.Tensor = self.head(F.avg_pool2d(x, 2).flatten(1))
+        return logits
+
+
+class RunsOfRuns(nn.Module):
+    """A depthwise convolution with two outputs per channel that is flattened: runs inside runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3)
+        self.twin = nn.Conv2d(8, 16, 3, groups=8)
+        self.norm = nn.BatchNorm1d(16 * 16)
+        self.head = nn.Linear(16 * 16, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.norm(self.twin(F.relu(self.stem(images))).flatten(1)))
+        return logits
+
+
+class Grouped(nn.Module):
+    """A grouped convolution that is not depthwise, between free layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3)
+        self.grouped = nn.Conv2d(4, 6, 3, groups=2)
+        self.last = nn.Conv2d(6, 5, 3)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.last(F.relu(self.grouped(F.relu(self.first(images))))))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+class UsedTwice(nn.Module):
+    """One convolution and one norm applied twice, once to the same value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 5, 3, padding=1)
+        self.shared = nn.Conv2d(5, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(5)
+        self.left = nn.Linear(5, 7)
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(images))
+        x = F.relu(self.norm(self.shared(x)) + self.shared(x)).mean((2, 3))
+        logits: torch.Tensor = self.head(F.relu(self.left(x)) + F.tanh(self.left(x)))
+        return logits
+
+
+class MixedBlocks(nn.Module):
+    """A flattened value added to the output of a linear layer: block lengths differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 7)
+        self.flat = nn.Flatten()
+        self.fc = nn.Linear(12, 12)
+        self.hidden = nn.Linear(12, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.flat(self.conv(images))
+        logits: torch.Tensor = self.head(F.relu(self.hidden(x + F.relu(self.fc(x)))))
+        return logits
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "residual": Residual,
+    "depthwise": Depthwise,
+    "runs": RunsOfRuns,
+    "grouped": Grouped,
+    "used-twice": UsedTwice,
+    "mixed-blocks": MixedBlocks,
+}
+
+
+def registered(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    shape = IMAGE_SHAPES.get(name, (1, 28, 28))
+    net = build_network(name, in_channels=shape[0], image_size=shape[1:], num_classes=4, activation="gelu")
+    return net, shape
+
+
+def network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    torch.manual_seed(0)
+    net, shape = (MODULES[name](), (2, 8, 8)) if name in MODULES else registered(name)
+    for layer in net.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                assert tensor is not None
+                nn.init.uniform_(tensor, 0.2, 2.0)
+    return net.double().eval(), shape
+
+
+def outputs(net: nn.Module, row: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = load_row(net, row)(images)
+    return logits
+
+
+def images_for(shape: tuple[int, int, int]) -> torch.Tensor:
+    return torch.rand(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+ALL = (*architecture_names(), *MODULES)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_drawn_permutations_keep_the_function(name: str) -> None:
+    net, shape = network(name)
+    images, row = images_for(shape), row_of(net)
+    symmetry = Symmetry.of(net, shape)
+    index = torch.from_numpy(symmetry.draw(4, np.random.default_rng(0)))
+    rows = row.expand(4, -1).gather(1, index)
+    expected = outputs(net, row, images)
+    assert expected.std() > 1e-4
+    for permuted in rows:
+        assert not torch.equal(permuted, row)
+        torch.testing.assert_close(outputs(net, permuted, images), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_member_matters(name: str) -> None:
+    """Moving any single axis of a group without the others changes the function."""
+    net, shape = network(name)
+    images, row = images_for(shape), row_of(net)
+    symmetry = Symmetry.of(net, shape)
+    expected = outputs(net, row, images)
+    for group in symmetry.groups:
+        for member in group.members:
+            perm = np.roll(np.arange(group.size), 1)
+            spread = (perm[:, None] * member.block_length + np.arange(member.block_length)).ravel()
+            parts = symmetry.layout.unflatten(row)
+            parts[member.block] = parts[member.block].index_select(member.axis, torch.from_numpy(spread))
+            wrong = outputs(net, symmetry.layout.flatten(parts), images)
+            assert (wrong - expected).abs().max() > 1e-7, (group.name, member)
+
+
+def test_interleaved_flatten_blocks_are_wrong() -> None:
+    net, shape = network("cnn-digits")
+    images, row = images_for(shape), row_of(net)
+    symmetry = Symmetry.of(net, shape)
+    expected = outputs(net, row, images)
+    perm = np.roll(np.arange(16), 3)
+    perms = [np.arange(8), perm, np.arange(20)]
+    right = symmetry.layout.unflatten(row[symmetry.index_of(perms)])
+    torch.testing.assert_close(outputs(net, symmetry.layout.flatten(right), images), expected, rtol=1e-11, atol=1e-11)
+    interleaved = (np.arange(4)[:, None] * 16 + perm).ravel()
+    original = symmetry.layout.unflatten(row)["fc1.weight"]
+    wrong = right | {"fc1.weight": original[:, torch.from_numpy(interleaved)]}
+    assert (outputs(net, symmetry.layout.flatten(wrong), images) - expected).abs().max() > 1e-3
+    within = (np.arange(16)[:, None] * 4 + np.array([1, 2, 3, 0])).ravel()
+    wrong = symmetry.layout.unflatten(row) | {"fc1.weight": original[:, torch.from_numpy(within)]}
+    assert (outputs(net, symmetry.layout.flatten(wrong), images) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_logits_and_image_channels_never_move(name: str) -> None:
+    net, shape = network(name)
+    symmetry = Symmetry.of(net, shape)
+    weights = [block for block in symmetry.layout.blocks if block.kind == "weight"]
+    moved = {(member.block, member.axis) for group in symmetry.groups for member in group.members}
+    assert (weights[0].name, 1) not in moved
+    assert (weights[-1].name, 0) not in moved
+    images, row = images_for(shape), row_of(net)
+    parts = symmetry.layout.unflatten(row)
+    swapped = {b.name: parts[b.name].flip(0) for b in symmetry.layout.blocks if b.layer == weights[-1].layer}
+    expected = outputs(net, row, images)
+    assert (outputs(net, symmetry.layout.flatten(parts | swapped), images) - expected).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["cnn-digits", "cnn-small", "residual", "runs"])
+def test_draws_are_distinct_bijections_with_exact_inverses(name: str) -> None:
+    net, shape = network(name)
+    symmetry = Symmetry.of(net, shape)
+    index = symmetry.draw(16, np.random.default_rng(3))
+    assert index.dtype == np.int64
+    assert np.array_equal(np.sort(index, axis=1), np.broadcast_to(symmetry.identity, index.shape))
+    assert len(np.unique(index, axis=0)) == 16
+    rows = torch.randn(16, symmetry.layout.num_weights)
+    inverse = symmetry.inverse(index)
+    there = rows.gather(1, torch.from_numpy(index))
+    assert torch.equal(there.gather(1, torch.from_numpy(inverse)), rows)
+    assert np.array_equal(symmetry.inverse(index[0]), inverse[0])
+
+
+def test_groups_of_a_residual_network() -> None:
+    net, shape = network("residual")
+    groups = Symmetry.of(net, shape).groups
+    assert [group.size for group in groups] == [6, 10]
+    stem = {(member.block, member.axis) for member in groups[0].members}
+    norm = {(f"norm.{part}", 0) for part in ("weight", "bias", "running_mean", "running_var")}
+    convs = {("body.weight", 0), ("body.bias", 0), ("body.weight", 1), ("wide.weight", 1), ("skip.weight", 1)}
+    assert stem == {("stem.weight", 0)} | norm | convs
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("depthwise", [4, 5]), ("runs", [8]), ("grouped", [5]), ("used-twice", [5, 7]), ("mixed-blocks", [6])],
+)
+def test_group_sizes(name: str, sizes: list[int]) -> None:
+    net, shape = network(name)
+    assert [group.size for group in Symmetry.of(net, shape).groups] == sizes
+
+
+def test_names_play_no_part() -> None:
+    net = build_network("cnn-digits", in_channels=1, image_size=(8, 8), num_classes=10, activation="relu")
+    conv1, conv2, fc1 = (net.get_submodule(name) for name in ("conv1", "conv2", "fc1"))
+    anonymous = nn.Sequential(
+        conv1, nn.MaxPool2d(2), nn.ReLU(), conv2, nn.ReLU(), nn.Flatten(), fc1, nn.ReLU(), nn.Linear(20, 10)
+    )
+    first = Symmetry.of(net, (1, 8, 8)).draw(3, np.random.default_rng(5))
+    second = Symmetry.of(anonymous, (1, 8, 8)).draw(3, np.random.default_rng(5))
+    assert np.array_equal(first, second)
+
+
+def test_no_hidden_units_no_groups() -> None:
+    symmetry = Symmetry.of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (1, 2, 2))
+    assert symmetry.groups == ()
+    assert np.array_equal(symmetry.draw(2, np.random.default_rng(0)), np.stack([symmetry.identity] * 2))
+    assert np.array_equal(symmetry.index_of([]), symmetry.identity)
+
+
+def test_identity_and_draws_agree_with_index_of() -> None:
+    net, shape = network("cnn-digits")
+    symmetry = Symmetry.of(net, shape)
+    assert np.array_equal(symmetry.index_of([np.arange(group.size) for group in symmetry.groups]), symmetry.identity)
+    assert not symmetry.identity.flags.writeable
+    assert symmetry.draw(0, np.random.default_rng(0)).shape == (0, symmetry.layout.num_weights)
+
+
+def test_one_state_one_draw() -> None:
+    net, shape = network("cnn-digits")
+    symmetry = Symmetry.of(net, shape)
+    for make in (np.random.default_rng, lambda seed: torch.Generator().manual_seed(seed)):
+        assert np.array_equal(symmetry.draw(3, make(7)), symmetry.draw(3, make(7)))
+        generator = make(7)
+        assert not np.array_equal(symmetry.draw(3, generator), symmetry.draw(3, generator))
+
+
+def test_draws_are_uniform() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
+    symmetry = Symmetry.of(net, (1, 2, 2))
+    _, counts = np.unique(symmetry.draw(6000, np.random.default_rng(0)), axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert counts.min() > 850
+
+
+def test_is_a_value() -> None:
+    net, shape = network("residual")
+    symmetry = Symmetry.of(net, shape)
+    symmetry.draw(1, np.random.default_rng(0))
+    restored = pickle.loads(pickle.dumps(symmetry))
+    assert restored == symmetry
+    assert restored == Symmetry.of(net, shape)
+    a, b = (s.draw(2, np.random.default_rng(1)) for s in (symmetry, restored))
+    assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("perms", "message"),
+    [
+        ([[0, 1, 2]], "expected 2 permutations"),
+        ([[0, 1], [0, 1]], "permutation of 0..2"),
+        ([[0, 1, 1], [0, 1]], "with 2 different values"),
+    ],
+)
+def test_wrong_permutations_are_refused(perms: list[list[int]], message: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(2, 2))
+    with pytest.raises(InputError, match=message):
+        Symmetry.of(net, (1, 2, 2)).index_of(perms)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    symmetry = Symmetry.of(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 2)), (1, 2, 2))
+    with pytest.raises(InputError, match="num must be 0 or more"):
+        symmetry.draw(-1, np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"expected index arrays \[\.\.\., 23\]"):
+        symmetry.inverse(np.arange(4))
