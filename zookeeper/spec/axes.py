@@ -1,0 +1,219 @@
+"""Axes of a grid: a list, a range, or seeded random draws; each stands for distinct values."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from zookeeper.spec.document import Section
+from zookeeper.spec.problems import Problem, raise_problems, refuse, show
+
+Scalar = str | int | float | bool
+
+MAX_AXIS_VALUES = 1_000_000
+_SIGNIFICANT_DIGITS = 8
+_TOO_LARGE = 1e19  # above every seed
+_T = TypeVar("_T")
+
+
+def _check_number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse("wrong type", expected="a number", got=show(value))
+    if not abs(value) < _TOO_LARGE:  # also refuses nan and infinity
+        refuse("out of range", expected=f"a finite number below {_TOO_LARGE:g}", got=show(value))
+    return value
+
+
+def _check_scalar(value: object) -> object:
+    if not isinstance(value, str | int | float):
+        refuse("wrong type", expected="text, a number, true or false", got=show(value))
+    return value if isinstance(value, str | bool) else _check_number(value)
+
+
+_Number = Annotated[Any, AfterValidator(_check_number)]  # keeps 3 an int and 3.0 a float
+_OptionalNumber = Annotated[Any, AfterValidator(lambda value: None if value is None else _check_number(value))]
+_AnyScalar = Annotated[Any, AfterValidator(_check_scalar)]
+
+
+class RangeAxis(Section):
+    """``{range: [start, stop]}`` or ``{range: [start, stop, step]}``; `stop` is not a value.
+
+    Steps are added in decimal, so ``[0, 0.5, 0.1]`` has the value 0.3 and not 0.30000000000000004.
+
+    >>> RangeAxis(range=(0, 0.5, 0.1)).values()
+    (0.0, 0.1, 0.2, 0.3, 0.4)
+    """
+
+    range: Annotated[tuple[_Number, ...], Field(min_length=2, max_length=3)]
+
+    @model_validator(mode="after")
+    def _check(self) -> RangeAxis:
+        start, stop, step = self._exact()
+        if step == 0 or (stop - start) * step <= 0:
+            expected = "start before stop, and a step other than 0 that leads from one to the other"
+            raise_problems([Problem(("range",), "empty axis", expected=expected, got=str(list(self.range)))])
+        if self.num_values > MAX_AXIS_VALUES:
+            expected = f"at most {MAX_AXIS_VALUES:,} values"
+            raise_problems([Problem(("range",), "axis too long", expected=expected, got=f"{self.num_values:,}")])
+        return self
+
+    @property
+    def num_values(self) -> int:
+        """Number of values, computed without listing them."""
+        start, stop, step = self._exact()
+        return max(0, math.ceil((stop - start) / step))
+
+    def values(self) -> tuple[int | float, ...]:
+        """Return the values from start on."""
+        start, _, step = self._exact()
+        exact = (start + i * step for i in range(self.num_values))
+        if all(isinstance(number, int) for number in self.range):
+            return tuple(int(value) for value in exact)
+        return tuple(float(value) for value in exact)
+
+    def _exact(self) -> tuple[Decimal, Decimal, Decimal]:
+        start, stop, step = (Decimal(repr(number)) for number in (*self.range, 1)[:3])
+        return start, stop, step
+
+
+class RandomAxis(Section):
+    """``{random: ..., count: n, seed: s}``: n distinct draws, the same on every machine and version.
+
+    ``uniform`` and ``loguniform`` draw numbers from [low, high) with 8 significant digits, ``int``
+    draws whole numbers from [low, high), ``choice`` draws from `choices` without replacement. The draws
+    come from SHA-256 of the seed and a counter, not from a library's generator.
+
+    >>> axis = RandomAxis(random="loguniform", low=1e-4, high=1e-2, count=3, seed=0)
+    >>> axis.values() == axis.values(), all(1e-4 <= value < 1e-2 for value in axis.values())
+    (True, True)
+    """
+
+    random: Literal["uniform", "loguniform", "int", "choice"]
+    low: _OptionalNumber = None
+    high: _OptionalNumber = None
+    choices: Annotated[tuple[_AnyScalar, ...], Field(min_length=1)] | None = None
+    count: Annotated[int, Field(ge=1, le=MAX_AXIS_VALUES)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+    @model_validator(mode="after")
+    def _check(self) -> RandomAxis:
+        needed, unused = (("choices",), ("low", "high")) if self.random == "choice" else (("low", "high"), ("choices",))
+        why = f"as random is {self.random}"
+        problems = [Problem((key,), "missing key", f"{key}, {why}") for key in needed if self._lacks(key)]
+        problems += [
+            Problem((key,), "key without use", f"no {key}, {why}", remedy="Remove it.")
+            for key in unused
+            if not self._lacks(key)
+        ]
+        raise_problems(problems or [*self._interval_problems()])
+        if self.choices is not None:
+            raise_problems(duplicate_problems(self.choices, ("choices",)))
+        num_possible = self._num_possible()
+        if num_possible is not None and self.count > num_possible:
+            expected = f"at most {num_possible:,} distinct values"
+            raise_problems([Problem(("count",), "count too large", expected=expected, got=str(self.count))])
+        self.values()  # refuses intervals too narrow for so many distinct values
+        return self
+
+    def values(self) -> tuple[Scalar, ...]:
+        """Return the draws in the order in which they were drawn."""
+        if self.choices is not None:
+            ranked = sorted(zip(_draws(self.random, self.seed), self.choices, strict=False), key=lambda pair: pair[0])
+            return tuple(choice for _, choice in ranked[: self.count])
+        distinct: dict[int | float, None] = {}
+        for num_drawn, draw in enumerate(_draws(self.random, self.seed)):
+            value = self._value(draw)
+            if self.low <= value < self.high:  # rounding may leave the interval
+                distinct.setdefault(value)
+            if len(distinct) == self.count:
+                break
+            if num_drawn > 64 * (self.count + 64):
+                refuse("count too large", expected="fewer values or a wider interval", got=str(self.count))
+        return tuple(distinct)
+
+    def _value(self, draw: int) -> int | float:
+        if self.random == "int":
+            return int(self.low) + (draw * (int(self.high) - int(self.low)) >> 128)
+        share = (draw >> 75) / 2.0**53
+        if self.random == "uniform":
+            value = self.low + share * (self.high - self.low)
+        else:
+            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+        return float(f"{value:.{_SIGNIFICANT_DIGITS}g}")
+
+    def _num_possible(self) -> int | None:
+        if self.choices is not None:
+            return len(self.choices)
+        if self.random == "int":
+            return int(self.high) - int(self.low)
+        return None
+
+    def _lacks(self, key: str) -> bool:
+        return getattr(self, key) is None
+
+    def _interval_problems(self) -> Iterator[Problem]:
+        if self.random == "choice":
+            return
+        if self.random == "int":
+            for key in ("low", "high"):
+                if not isinstance(number := getattr(self, key), int):
+                    yield Problem((key,), "wrong type", "a whole number", show(number))
+        if self.random == "loguniform" and self.low <= 0:
+            yield Problem(("low",), "out of range", "a number > 0", show(self.low))
+        if not self.low < self.high:
+            yield Problem(("high",), "empty interval", f"a number > low ({self.low!r})", show(self.high))
+
+
+def _form(value: object) -> str | None:
+    """Tell which form of axis a value has; tags are class names, which no key of a document equals."""
+    if isinstance(value, list | tuple):
+        return "list"
+    for form in (RangeAxis, RandomAxis):
+        key = "range" if form is RangeAxis else "random"
+        if isinstance(value, form) or (isinstance(value, dict) and key in value):
+            return form.__name__
+    return None
+
+
+Axis = Annotated[
+    Annotated[Annotated[tuple[_T, ...], Field(min_length=1)], Tag("list")]
+    | Annotated[RangeAxis, Tag("RangeAxis")]
+    | Annotated[RandomAxis, Tag("RandomAxis")],
+    Discriminator(
+        _form,
+        custom_error_type="axis",
+        custom_error_message=(
+            "not an axis; expected a list, {range: [start, stop]} or {random: ..., count: ..., seed: ...}"
+        ),
+    ),
+]
+
+
+def duplicate_problems(values: tuple[Scalar, ...], path: tuple[str | int, ...]) -> list[Problem]:
+    """Return a problem for each value that came before; 1 equals 1.0, and true equals only true."""
+    first: dict[tuple[bool, Scalar], int] = {}
+    problems = []
+    for index, value in enumerate(values):
+        key = (isinstance(value, bool), value)
+        if key in first:
+            seen = (*path, first[key])
+            problems.append(
+                Problem((*path, index), f"duplicate value {value!r}", also=seen, remedy="Remove one of them.")
+            )
+        else:
+            first[key] = index
+    return problems
+
+
+def _draws(purpose: str, seed: int) -> Iterator[int]:
+    """Yield unsigned 128-bit integers."""
+    counter = 0
+    while True:
+        digest = hashlib.sha256(f"{purpose}:{seed}:{counter}".encode()).digest()
+        yield int.from_bytes(digest[:16], "big")
+        counter += 1
