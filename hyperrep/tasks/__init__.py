@@ -1,0 +1,1 @@
+"""What a hyper-representation is good for: probe, reconstruct, generate. Each returns tidy DataFrames."""
