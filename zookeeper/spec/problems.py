@@ -82,7 +82,7 @@ def nearest_name(name: str, names: Iterable[str]) -> str | None:
     True
     """
     folded = {_fold(candidate): candidate for candidate in names}
-    close = get_close_matches(_fold(name), list(folded), n=1, cutoff=0.6) if name else []
+    close = get_close_matches(_fold(name), list(folded), n=1, cutoff=0.55) if name else []
     return folded[close[0]] if close else None
 
 
