@@ -1,0 +1,89 @@
+"""Generate, store, open and publish zoos of neural networks.
+
+This is the only door: what is listed in ``__all__`` is public. Names are imported on first use, so
+importing the package is fast and loads neither torch nor pandas.
+
+>>> import zookeeper
+>>> "Zoo" in zookeeper.__all__
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zookeeper.datasets import Checkpoint as Checkpoint
+    from zookeeper.datasets import CheckpointBatch as CheckpointBatch
+    from zookeeper.errors import BuildError as BuildError
+    from zookeeper.errors import InputError as InputError
+    from zookeeper.errors import SpecError as SpecError
+    from zookeeper.errors import StackError as StackError
+    from zookeeper.errors import StoreError as StoreError
+    from zookeeper.errors import ZooError as ZooError
+    from zookeeper.nets.layout import WeightBlock as WeightBlock
+    from zookeeper.nets.layout import WeightLayout as WeightLayout
+    from zookeeper.nets.registry import build_network as build_network
+    from zookeeper.spec.grid import ModelConfig as ModelConfig
+    from zookeeper.spec.grid import expand as expand
+    from zookeeper.spec.plan import Plan as Plan
+    from zookeeper.spec.plan import make_plan as make_plan
+    from zookeeper.spec.schema import ZooSpec as ZooSpec
+    from zookeeper.spec.schema import load_spec as load_spec
+    from zookeeper.zoo import RowBatch as RowBatch
+    from zookeeper.zoo import Zoo as Zoo
+    from zookeeper.zoo import open as open
+    from zookeeper.zoo import write_rows as write_rows
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BuildError",
+    "Checkpoint",
+    "CheckpointBatch",
+    "InputError",
+    "ModelConfig",
+    "Plan",
+    "RowBatch",
+    "SpecError",
+    "StackError",
+    "StoreError",
+    "WeightBlock",
+    "WeightLayout",
+    "Zoo",
+    "ZooError",
+    "ZooSpec",
+    "__version__",
+    "build_network",
+    "expand",
+    "load_spec",
+    "make_plan",
+    "open",
+    "write_rows",
+]
+
+_HOMES = {
+    "zookeeper.datasets": ("Checkpoint", "CheckpointBatch"),
+    "zookeeper.errors": ("BuildError", "InputError", "SpecError", "StackError", "StoreError", "ZooError"),
+    "zookeeper.nets.layout": ("WeightBlock", "WeightLayout"),
+    "zookeeper.nets.registry": ("build_network",),
+    "zookeeper.spec.grid": ("ModelConfig", "expand"),
+    "zookeeper.spec.plan": ("Plan", "make_plan"),
+    "zookeeper.spec.schema": ("ZooSpec", "load_spec"),
+    "zookeeper.zoo": ("RowBatch", "Zoo", "open", "write_rows"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
