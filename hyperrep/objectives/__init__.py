@@ -1,0 +1,1 @@
+"""The parts of the training loss and their composition."""

@@ -1,0 +1,81 @@
+"""The training loss: contrast, structure and behaviour, mixed by two numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from zookeeper.errors import InputError
+
+PART_NAMES = ("total", "contrast", "structure", "behaviour")
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The total and the parts that were computed; a part that has no weight may be missing."""
+
+    total: torch.Tensor
+    contrast: torch.Tensor | None
+    structure: torch.Tensor | None
+    behaviour: torch.Tensor | None
+
+    def values(self) -> dict[str, float]:
+        """Plain numbers by name, without the missing ones."""
+        named = {name: getattr(self, name) for name in PART_NAMES}
+        return {name: float(part.detach()) for name, part in named.items() if part is not None}
+
+
+def part_weights(gamma: float, beta: float) -> dict[str, float]:
+    """Weight of each part in the total.
+
+    Source: equation 1 of "Structure and Behavior in Weight Space Representation Learning",
+    ``L = gamma L_C + (1 - gamma) (beta L_S + (1 - beta) L_B)``.
+
+    Parameters
+    ----------
+    gamma, beta
+        In [0, 1]. ``gamma=0`` drops the contrastive, ``beta=0`` the structural and ``beta=1`` the
+        behavioural part.
+
+    Examples
+    --------
+    >>> part_weights(0.5, 0.25)
+    {'contrast': 0.5, 'structure': 0.125, 'behaviour': 0.375}
+    """
+    for name, value in (("gamma", gamma), ("beta", beta)):
+        if not 0 <= value <= 1:
+            raise InputError(f"loss.{name}: expected a number in [0, 1], got {value}.")
+    return {"contrast": gamma, "structure": (1 - gamma) * beta, "behaviour": (1 - gamma) * (1 - beta)}
+
+
+def compose(
+    *,
+    gamma: float,
+    beta: float,
+    contrast: torch.Tensor | None = None,
+    structure: torch.Tensor | None = None,
+    behaviour: torch.Tensor | None = None,
+) -> LossParts:
+    """Mix the parts into the total; parts with weight 0 stay out of it even when they are given.
+
+    Raises
+    ------
+    InputError
+        If a part with positive weight is missing.
+
+    Examples
+    --------
+    >>> parts = compose(gamma=0.0, beta=0.5, structure=torch.tensor(2.0), behaviour=torch.tensor(4.0))
+    >>> parts.total.item()
+    3.0
+    """
+    given = {"contrast": contrast, "structure": structure, "behaviour": behaviour}
+    weighted = []
+    for name, weight in part_weights(gamma, beta).items():
+        part = given[name]
+        if weight > 0:
+            if part is None:
+                raise InputError(f"loss: the {name} part has weight {weight:g} but was not computed.")
+            weighted.append(weight * part)
+    return LossParts(torch.stack(weighted).sum(), contrast, structure, behaviour)

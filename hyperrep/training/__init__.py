@@ -1,0 +1,1 @@
+"""Training a hyper-representation, checkpoints, the saved folder."""

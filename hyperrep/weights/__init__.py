@@ -1,0 +1,1 @@
+"""Weights as a model sees them: tokens, scaling, augmented views."""
