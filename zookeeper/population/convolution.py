@@ -15,10 +15,18 @@ from torch.nn import functional as F
 
 
 def stack_images(images: torch.Tensor) -> torch.Tensor:
-    """Bring ``[M, B, C, H, W]`` into the stack's form ``[B, M*C, H, W]``, channels last in memory."""
+    """Bring ``[M, B, C, H, W]`` into the stack's form ``[B, M*C, H, W]``, channels last in memory.
+
+    No copy is made of images that lie in that order already.
+    """
     num_models, num_images, channels, height, width = images.shape
-    moved = images.permute(1, 3, 4, 0, 2).reshape(num_images, height, width, num_models * channels)
-    return moved.permute(0, 3, 1, 2)
+    moved = images.permute(1, 0, 2, 3, 4).reshape(num_images, num_models * channels, height, width)
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def interleave(images: torch.Tensor) -> torch.Tensor:
+    """Copy ``[M, B, C, H, W]`` so that `stack_images` is free; shape and values stay."""
+    return images.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
 
 
 def convolve(
@@ -45,6 +53,8 @@ def convolve(
     """
     num_models, out_channels = weight.shape[:2]
     groups = int(options["groups"])
+    if shared and groups == 1 and not x.requires_grad:
+        return _convolve_shared(x, weight, bias, options)
     if shared and groups > 1:
         x = x.repeat(1, num_models, 1, 1)
         shared = False
@@ -60,3 +70,21 @@ def convolve(
         1 if shared else num_models * groups,
     )
     return result.contiguous(memory_format=torch.channels_last)
+
+
+def _convolve_shared(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: Mapping[str, Any]
+) -> torch.Tensor:
+    """Convolve images that all networks share: one matrix product of patches with all kernels at once."""
+    num_models, out_channels, in_channels, height, width = weight.shape
+    stride, padding, dilation = options["stride"], options["padding"], options["dilation"]
+    if any(padding):
+        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    reach = (dilation[0] * (height - 1) + 1, dilation[1] * (width - 1) + 1)
+    windows = x.unfold(2, reach[0], stride[0]).unfold(3, reach[1], stride[1])  # [B, C, H', W', r, r]
+    windows = windows[..., :: dilation[0], :: dilation[1]]
+    num_images, _, out_height, out_width = windows.shape[:4]
+    patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, in_channels * height * width)
+    kernels = weight.reshape(num_models * out_channels, -1)
+    result = F.linear(patches, kernels, None if bias is None else bias.reshape(-1))
+    return result.view(num_images, out_height, out_width, -1).permute(0, 3, 1, 2)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from zookeeper.population.lower import Population
 
-_CACHE_BYTES = 2_000_000
+_CACHE_BYTES = 8_000_000
 _DEVICE_BYTES = 2_000_000_000
 _MAX_MODELS = 64
 

@@ -21,6 +21,10 @@ def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _wrap(value: int) -> int:
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def mix(x: torch.Tensor) -> torch.Tensor:
     """Scramble int64 values; a bijection on 64-bit words.
 
@@ -43,7 +47,7 @@ def stream_keys(seeds: Sequence[int], purpose: str, device: torch.device | str =
 
 def hash_counters(keys: torch.Tensor, counter: int, num: int) -> torch.Tensor:
     """Hash (key, counter, element) for ``num`` elements: int64 ``[M, num]``, uniform over 64 bits."""
-    base = mix(keys + counter * _GOLDEN)
+    base = mix(keys + _wrap(counter * _GOLDEN))
     elements = torch.arange(1, num + 1, dtype=torch.int64, device=keys.device) * _GOLDEN
     return mix(base[:, None] + elements)
 

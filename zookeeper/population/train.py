@@ -17,13 +17,14 @@ import torch
 from torch.nn import functional as F
 
 from zookeeper.errors import InputError
+from zookeeper.population.convolution import interleave
 from zookeeper.population.evaluate import Evaluation, evaluate
 from zookeeper.population.lower import Population
 from zookeeper.population.optimise import Hyperparameters, Optimizer
 from zookeeper.population.randomness import DropoutStream, epoch_orders, stream_keys
 
-_CACHE_BYTES = 2_000_000
-_MIN_TILE = 8
+_CACHE_BYTES = 8_000_000
+_MIN_TILE = 4
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ class CohortTrainer:
         self, rows: torch.Tensor, optimizer: Optimizer, tile: slice, index: torch.Tensor, step: int
     ) -> torch.Tensor:
         num_models = rows.shape[0]
-        images = self.data.normalise(self.data.images[index], rows.dtype)
+        pixels = self.data.images[index]
+        images = self.data.normalise(interleave(pixels) if pixels.ndim == 5 else pixels, rows.dtype)
         labels = self.data.labels[index].expand(num_models, index.shape[-1])
         dropout = None
         if self.has_dropout:
