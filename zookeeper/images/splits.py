@@ -1,0 +1,93 @@
+"""Cut an image set into train, val and test: seeded, the same on every machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zookeeper.errors import InputError
+from zookeeper.images.imageset import SPLITS
+from zookeeper.images.streams import draw_permutation
+
+
+def cut_splits(
+    num_images: int, num_official_test: int, split: Mapping[str, float], *, seed: int, name: str
+) -> dict[str, NDArray[np.int64]]:
+    """Draw sorted, disjoint image numbers of "train", "val" and "test".
+
+    A set with an official test part keeps it as "test" (it must be the last ``num_official_test`` images), and
+    ``train`` and ``val`` are fractions of the other images; ``test`` is then absent or 0. A set without one needs
+    all of ``train``, ``val`` and ``test``, or ``val: 0``. Either way the fractions add up to 1. The draw is not
+    stratified. Boundaries are the cumulative fractions times the number of images, rounded half up.
+
+    Parameters
+    ----------
+    num_images
+        Number of all images, the official test part included.
+    num_official_test
+        How many of them are the official test part; 0 if there is none.
+    split
+        Fractions in [0, 1] by name.
+    seed
+        Seed of the draw; other draws with the same seed are unrelated to it.
+    name
+        Image set, for errors.
+
+    Raises
+    ------
+    InputError
+        If a fraction is unknown, missing or out of range, the sum is not 1, or a split with a fraction above 0
+        would be empty.
+
+    Examples
+    --------
+    >>> parts = cut_splits(10, 0, {"train": 0.6, "val": 0.1, "test": 0.3}, seed=0, name="toy")
+    >>> {key: len(numbers) for key, numbers in parts.items()}
+    {'train': 6, 'val': 1, 'test': 3}
+    >>> parts = cut_splits(10, 4, {"train": 0.5, "val": 0.5}, seed=0, name="toy")
+    >>> parts["test"]
+    array([6, 7, 8, 9])
+    """
+    fractions = _check_fractions(split, has_test=num_official_test > 0, name=name)
+    num_cut = num_images - num_official_test
+    order = draw_permutation(seed, "image-split", num_cut)
+    parts: dict[str, NDArray[np.int64]] = {}
+    start, cumulative = 0, 0.0
+    for part, fraction in fractions.items():
+        cumulative += fraction
+        stop = min(num_cut, math.floor(num_cut * cumulative + 0.5 + 1e-9))
+        parts[part] = np.sort(order[start:stop])
+        start = stop
+        if fraction > 0 and not len(parts[part]):
+            raise InputError(
+                f"images.split.{part}: {fraction} of the {num_cut} images of {name} is none; "
+                "expected at least one image. Choose a larger fraction."
+            )
+    if num_official_test:
+        parts["test"] = np.arange(num_cut, num_images, dtype=np.int64)
+    return {part: parts[part] for part in SPLITS}
+
+
+def _check_fractions(split: Mapping[str, float], *, has_test: bool, name: str) -> dict[str, float]:
+    for part, fraction in split.items():
+        if part not in SPLITS:
+            raise InputError(f"images.split: unknown part {part!r}; expected {', '.join(SPLITS)}.")
+        if not 0 <= fraction <= 1:
+            raise InputError(f"images.split.{part}: expected a fraction from 0 to 1, got {fraction}.")
+    if has_test and split.get("test", 0) > 0:
+        raise InputError(
+            f"images.split.test: {name} has an official test part, which is always the test split; "
+            f"expected fractions train and val alone, got test: {split['test']}. Remove test."
+        )
+    wanted = ("train", "val") if has_test else SPLITS
+    fractions = {part: float(split.get(part, 0)) for part in wanted}
+    for part in wanted:
+        if part != "val" and fractions[part] == 0:
+            raise InputError(f"images.split.{part}: missing or 0; {name} needs a fraction above 0 here.")
+    total = math.fsum(fractions.values())
+    if abs(total - 1) > 1e-6:
+        raise InputError(f"images.split: the fractions {', '.join(wanted)} must add up to 1, got {total:g}.")
+    return fractions
