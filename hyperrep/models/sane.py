@@ -141,7 +141,7 @@ class _Block(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, heads, T, d_head]
         mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + self.merge(mixed.transpose(1, 2).reshape(num, num_tokens, d_model))
-        out: torch.Tensor = x + self.narrow(F.gelu(self.widen(self.norm_mlp(x)), approximate="tanh"))
+        out: torch.Tensor = x + self.narrow(F.gelu(self.widen(self.norm_mlp(x))))
         return out
 
 

@@ -50,8 +50,8 @@ def behaviour_loss(decoded_logits: torch.Tensor, logits: torch.Tensor, *, output
         decoded_logits, logits = decoded_logits.softmax(-1), logits.softmax(-1)
     elif outputs != "raw":
         raise InputError(f"loss.outputs: unknown kind {outputs!r}; expected softmax or raw.")
-    difference = decoded_logits.unflatten(0, (-1, num)) - logits  # [V, M, B, K]
-    return 0.5 * difference.square().sum(-1).mean()
+    difference = decoded_logits.view(-1, *logits.shape) - logits  # [V, M, B, K]
+    return difference.square().sum(-1).mean() * 0.5
 
 
 def agreement(decoded_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

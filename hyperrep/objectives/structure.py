@@ -33,6 +33,6 @@ def structure_loss(decoded: torch.Tensor, rows: torch.Tensor, weight: torch.Tens
     0.5
     """
     if decoded.shape != rows.shape:
-        raise InputError(f"structure_loss: decoded {tuple(decoded.shape)} and rows {tuple(rows.shape)} differ in shape.")
+        raise InputError(f"structure_loss: decoded {tuple(decoded.shape)} and rows {tuple(rows.shape)} differ.")
     error = (decoded - rows).square()
     return (error if weight is None else error * weight).mean()

@@ -74,9 +74,7 @@ def fit(
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     data = data.to(settings.device)
     scaling = Scaling.fit(data.rows, data.layout)
-    hyper = HyperRepresentation.initialise(
-        config, data.layout, scaling, seed=settings.seed, provenance=data.provenance
-    )
+    hyper = HyperRepresentation.initialise(config, data.layout, scaling, seed=settings.seed, provenance=data.provenance)
     model = hyper.model.to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     identity = run_identity(config, data)
@@ -134,13 +132,11 @@ def run_identity(config: TrainConfig, data: FitData) -> str:
     state = xxhash.xxh3_64(f"{config.digest}:{data.layout.digest}".encode())
     for tensor in (data.rows, data.queries):
         if tensor is not None:
-            state.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+            state.update(tensor.detach().cpu().contiguous().numpy().data)
     return str(state.hexdigest())
 
 
-def _backward(
-    parts: LossParts, model: torch.nn.Module, optimizer: torch.optim.Optimizer, clip: float
-) -> float:
+def _backward(parts: LossParts, model: torch.nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> float:
     """Write the gradient, clipped to a norm (0: not at all), and return its norm before that."""
     optimizer.zero_grad(set_to_none=True)
     parts.total.backward()  # type: ignore[no-untyped-call]

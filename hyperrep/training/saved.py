@@ -146,7 +146,9 @@ class HyperRepresentation:
         values = torch.as_tensor(latents, dtype=torch.float32)
         expected = (self.tokeniser.num_tokens, self.config.model.latent)
         if values.ndim != 3 or tuple(values.shape[1:]) != expected:
-            raise InputError(f"decode: latents have shape {tuple(values.shape)}; expected [N, {expected[0]}, {expected[1]}].")
+            raise InputError(
+                f"decode: latents have shape {tuple(values.shape)}; expected [N, {expected[0]}, {expected[1]}]."
+            )
         return self._in_tiles(values, lambda tile: self.rows_of(self.model.decode(tile)), (self.layout.num_weights,))
 
     def embed(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -226,7 +228,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}). Give the folder of a saved hyper-representation.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error}). Give the folder of a saved hyper-representation."
+        ) from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object. Copy the whole folder again.")
     return value

@@ -72,7 +72,9 @@ class FitData:
             if rows is None:
                 continue
             if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != self.layout.num_weights:
-                raise InputError(f"fit: {name} has shape {tuple(rows.shape)}; expected [N >= 1, {self.layout.num_weights}].")
+                raise InputError(
+                    f"fit: {name} has shape {tuple(rows.shape)}; expected [N >= 1, {self.layout.num_weights}]."
+                )
             bad = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
             if bad:
                 raise InputError(
@@ -81,7 +83,9 @@ class FitData:
                 )
         if part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0:
             if self.population is None or self.queries is None:
-                raise InputError("fit: loss.beta below 1 needs a population and query images. Pass both or set beta to 1.")
+                raise InputError(
+                    "fit: loss.beta below 1 needs a population and query images. Pass both or set beta to 1."
+                )
             if config.loss.queries > len(self.queries):
                 raise InputError(
                     f"fit: loss.queries: expected at most {len(self.queries)} (the number of query images), "
@@ -124,12 +128,8 @@ class Objective:
             assert self.data.population is not None
             with torch.no_grad():
                 logits = self.data.population.forward(rows, queries)
-            behaviour = behaviour_loss(
-                self.data.population.forward(decoded, queries), logits, outputs=loss.outputs
-            )
-        return compose(
-            gamma=loss.gamma, beta=loss.beta, contrast=contrast, structure=structure, behaviour=behaviour
-        )
+            behaviour = behaviour_loss(self.data.population.forward(decoded, queries), logits, outputs=loss.outputs)
+        return compose(gamma=loss.gamma, beta=loss.beta, contrast=contrast, structure=structure, behaviour=behaviour)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -144,7 +144,7 @@ class Objective:
             return {}
         sums: dict[str, float] = {}
         size = self.config.training.batch_size
-        for number, rows in enumerate(data.val_rows.split(size)):
+        for number, rows in enumerate(torch.split(data.val_rows, size)):
             generator = keyed_generator(self.config.training.seed, "validation", number)
             views, latents, decoded = self._forward(rows, generator, augmented=False)
             parts: dict[str, torch.Tensor] = {"structure": structure_loss(decoded, views, self._structure_weight)}

@@ -147,7 +147,7 @@ def scaling_groups(layout: WeightLayout) -> tuple[str, ...]:
 def sum_over_rows(rows: torch.Tensor, about: torch.Tensor | None = None) -> torch.Tensor:
     """Sum each column of ``[N, P]`` in float64, or its squared deviation from ``about[P]``, in chunks of rows."""
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for chunk in rows.split(_CHUNK):
+    for chunk in torch.split(rows, _CHUNK):
         values = chunk.double()
         total += values.sum(0) if about is None else (values - about).square_().sum(0)
     return total

@@ -127,9 +127,7 @@ class Tokeniser:
                 f"tokenise: rows have shape {tuple(rows.shape)}; expected [N, {self.layout.num_weights}]. "
                 "Check that the rows belong to this layout."
             )
-        tokens: torch.Tensor = _Rearrange.apply(  # type: ignore[no-untyped-call]
-            rows, self._on(rows, "columns").flatten(), self._on(rows, "_entries")
-        )
+        tokens: torch.Tensor = _Rearrange.apply(rows, self._on(rows, "columns").flatten(), self._on(rows, "_entries"))
         return tokens.view(rows.shape[0], self.num_tokens, self.token_width)
 
     def detokenise(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -145,7 +143,7 @@ class Tokeniser:
                 f"detokenise: tokens have shape {tuple(tokens.shape)}; "
                 f"expected [N, {self.num_tokens}, {self.token_width}]."
             )
-        rows: torch.Tensor = _Rearrange.apply(  # type: ignore[no-untyped-call]
+        rows: torch.Tensor = _Rearrange.apply(
             tokens.flatten(1), self._on(tokens, "_entries"), self._on(tokens, "columns").flatten()
         )
         return rows
@@ -174,7 +172,7 @@ class _Rearrange(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         index, inverse = ctx.saved_tensors
-        gradient: torch.Tensor = _Rearrange.apply(grads[0], inverse, index)  # type: ignore[no-untyped-call]
+        gradient: torch.Tensor = _Rearrange.apply(grads[0], inverse, index)
         return gradient, None, None
 
 
