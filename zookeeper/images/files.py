@@ -33,11 +33,11 @@ def load_cifar10(source: Source) -> RawImages:
 
     The files are Python pickles; torchvision checks their published checksums before it opens them.
     """
-    from torchvision.datasets import CIFAR10
-
-    folder = source.root / CIFAR10.base_folder
+    folder = source.root / "cifar-10-batches-py"
     if not folder.is_dir() and not source.download:
         raise _missing("cifar10", str(folder))
+    from torchvision.datasets import CIFAR10
+
     with _explained("cifar10", source.root):
         parts: list[Any] = [CIFAR10(source.root, train=train, download=source.download) for train in (True, False)]
     images = np.concatenate([part.data for part in parts]).transpose(0, 3, 1, 2)
@@ -90,8 +90,9 @@ def _explained(name: str, root: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            f"image set {name}: loading from {root} failed ({error}). "
+            f"image set {name}: loading from {root} failed ({reason}). "
             "Check the files and the network connection, or copy the files there by hand."
         ) from error
 

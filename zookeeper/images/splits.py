@@ -58,7 +58,7 @@ def cut_splits(
     start, cumulative = 0, 0.0
     for part, fraction in fractions.items():
         cumulative += fraction
-        stop = min(num_cut, math.floor(num_cut * cumulative + 0.5 + 1e-9))
+        stop = num_cut if cumulative > 1 - 1e-6 else math.floor(num_cut * cumulative + 0.5 + 1e-9)
         parts[part] = np.sort(order[start:stop])
         start = stop
         if fraction > 0 and not len(parts[part]):
