@@ -170,6 +170,7 @@ class _Parser:
         self._text = text
         self._lines: dict[KeyPath, int] = {}
         self._num_nodes = 0
+        self._last_line = 1
 
     def document(self) -> Document:
         try:
@@ -182,7 +183,7 @@ class _Parser:
             line = self._text.count("\n", 0, error.position) + 1
             self._refuse(line, "not valid YAML: a control character is not allowed")
         except (ValueError, OverflowError):
-            self._refuse(1, "not valid YAML: an escape or a directive is out of range")
+            self._refuse(self._last_line, "not valid YAML: an escape or a directive is out of range")
         self._lines[()] = 1
         return Document(value, self._where, self._lines)
 
@@ -202,6 +203,7 @@ class _Parser:
 
     def _node(self, event: yaml.Event, events: _Events, path: KeyPath, depth: int) -> Any:
         self._num_nodes += 1
+        self._last_line = _line(event)
         if self._num_nodes > MAX_NODES:
             self._refuse(_line(event), f"too many values; expected at most {MAX_NODES:,}", "Use range or random axes.")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:

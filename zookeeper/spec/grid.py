@@ -130,7 +130,7 @@ def assign_split(groups: list[str], fractions: Mapping[str, float], seed: int) -
     Examples
     --------
     >>> assign_split(["a", "a", "b", "c"], {"train": 0.5, "val": 0.25, "test": 0.25}, seed=0)
-    ['test', 'test', 'val', 'train']
+    ['test', 'test', 'train', 'val']
     """
     distinct = sorted(
         set(groups), key=lambda group: (hashlib.sha256(f"split {seed}\n{group}".encode()).digest(), group)

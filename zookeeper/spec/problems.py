@@ -253,7 +253,7 @@ def _translate(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> 
             path, problem.what, problem.expected, problem.got, problem.name, problem.names, also, problem.remedy
         )
     if kind == "missing":
-        return Problem(path, "missing key")
+        return Problem(path, "missing key", _description(_annotations(model, details["loc"])))
     if kind == "extra_forbidden":
         return _unknown_key(details, path, model)
     if kind in ("literal_error", "enum"):
@@ -272,7 +272,7 @@ def _translate(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> 
         return Problem(path, what, _TYPES[kind], got)
     if kind in _BOUNDS:
         template, key = _BOUNDS[kind]
-        bound = context[key] if isinstance(context[key], str) else f"{context[key]:g}"
+        bound = f"{context[key]:g}" if isinstance(context[key], float) else context[key]
         return Problem(path, _BOUND_WORDS.get(kind, "out of range"), template.format(bound), got)
     what, _, expected = details["msg"].removeprefix("Value error, ").rstrip(".").partition("; expected ")
     return Problem(path, what[:1].lower() + what[1:], expected, got)
@@ -289,9 +289,7 @@ _BOUND_WORDS = {
 
 def _unknown_key(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> Problem:
     key = str(path[-1])
-    annotations: list[Any] = [model]
-    for part in details["loc"][:-1]:
-        annotations = _step(annotations, part)
+    annotations = _annotations(model, details["loc"][:-1])
     names = tuple(dict.fromkeys(name for leaf in _leaves(annotations) if _is_model(leaf) for name in _keys(leaf)))
     homes = [
         name
@@ -303,6 +301,38 @@ def _unknown_key(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -
     remedy = f"It belongs to {' or '.join(dict.fromkeys(homes))}." if homes else ""
     near = "" if homes else key
     return Problem(path, f"unknown key {_quoted(key)}", name=near, names=names, remedy=remedy)
+
+
+def _annotations(model: type[BaseModel], location: KeyPath) -> list[Any]:
+    """Return the type annotations that a location of a pydantic error leads to."""
+    annotations: list[Any] = [model]
+    for part in location:
+        annotations = _step(annotations, part)
+    return annotations
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    tuple: "a list",
+    list: "a list",
+    dict: "a mapping of keys to values",
+}
+
+
+def _description(annotations: list[Any]) -> str:
+    """Say in words what the annotations ask for, or nothing where there is no simple word."""
+    words: dict[str, None] = {}
+    for leaf in _leaves(annotations):
+        if get_origin(leaf) is Literal:
+            words.setdefault(", ".join(str(value) for value in get_args(leaf)))
+        elif _is_model(leaf):
+            words.setdefault(f"a mapping of {', '.join(_keys(leaf))}")
+        elif word := _WORDS.get(get_origin(leaf) or leaf):
+            words.setdefault(word)
+    return " or ".join(words)
 
 
 def _step(annotations: list[Any], part: str | int) -> list[Any]:

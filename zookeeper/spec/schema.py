@@ -229,6 +229,12 @@ class BuildSection(Section):
     cohort_size: PositiveInt | None = None
 
 
+def _known_version(version: int) -> int:
+    if version != 1:
+        refuse("unknown version of the spec", expected="1", got=show(version), remedy="Use a newer release.")
+    return version
+
+
 class ZooSpec(Section):
     """One zoo, completely described.
 
@@ -236,7 +242,7 @@ class ZooSpec(Section):
     sections are checked as well, so that a `ZooSpec` that exists can be expanded.
     """
 
-    version: Annotated[int, Field(ge=1, le=1)]
+    version: Annotated[int, AfterValidator(_known_version)]
     name: Annotated[str, AfterValidator(safe_name)]
     images: ImageSpec
     model: ModelSection = ModelSection()
@@ -388,7 +394,7 @@ def load_spec(path: Path, *, allow_huge: bool = False, data_root: Path | None = 
     SpecError
         The file cannot be read, is not YAML, or is not a valid spec; lists every problem found.
     """
-    return _spec_of(load_document(path), path.parent, allow_huge=allow_huge, data_root=data_root)
+    return read_spec(load_document(path), path.parent, allow_huge=allow_huge, data_root=data_root)
 
 
 def parse_spec(
@@ -401,10 +407,11 @@ def parse_spec(
 ) -> ZooSpec:
     """Validate YAML text as `load_spec` does a file; `folder` (default: the current one) stands for its folder."""
     document = parse_document(text, where)
-    return _spec_of(document, folder or Path(), allow_huge=allow_huge, data_root=data_root)
+    return read_spec(document, folder or Path(), allow_huge=allow_huge, data_root=data_root)
 
 
-def _spec_of(document: Document, folder: Path, *, allow_huge: bool, data_root: Path | None) -> ZooSpec:
+def read_spec(document: Document, folder: Path, *, allow_huge: bool = False, data_root: Path | None = None) -> ZooSpec:
+    """Validate a document as `load_spec` does a file that lies in `folder`."""
     value = document.value
     if nulls := [*_null_paths(value, ())]:
         remedy = "Give a value, or remove the key to take the default."
@@ -446,5 +453,5 @@ def _image_root(document: Document, root: str | None, folder: Path, data_root: P
             remedy = "Move the images, or give the path on the command line: --data-root PATH."
             expected = "a path inside it"
             raise document.error(Problem(path, "path outside the spec's folder", expected, show(root), remedy=remedy))
-        root = str(base / root)
+        root = str((base / root).resolve())
     return str(data_root.resolve()) if data_root is not None else root
