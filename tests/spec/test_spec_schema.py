@@ -14,7 +14,8 @@ from zookeeper.spec.axes import RandomAxis, RangeAxis
 from zookeeper.spec.factors import FACTORS
 from zookeeper.spec.grid import FACTOR_NAMES, ModelConfig, expand
 from zookeeper.spec.names import INITS, OPTIMIZERS
-from zookeeper.spec.schema import CheckpointSection, read_spec
+from zookeeper.spec.schema import read_spec
+from zookeeper.spec.sections import CheckpointSection
 
 ZOO_SPECS = Path(__file__).parents[2] / "zoo_specs"
 

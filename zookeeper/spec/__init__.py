@@ -4,7 +4,8 @@ from zookeeper.spec.document import Document, Section, load_document, parse_docu
 from zookeeper.spec.grid import ModelConfig, expand
 from zookeeper.spec.identity import difference
 from zookeeper.spec.plan import Cohort, Plan, make_plan
-from zookeeper.spec.schema import ImageSpec, ZooSpec, load_spec, parse_spec
+from zookeeper.spec.schema import ZooSpec, load_spec, parse_spec
+from zookeeper.spec.sections import ImageSpec
 
 __all__ = [
     "Cohort",

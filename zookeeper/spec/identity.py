@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zookeeper.spec.factors import FACTORS
 
 if TYPE_CHECKING:
-    from zookeeper.spec.schema import ImageSpec, ZooSpec
+    from zookeeper.spec.schema import ZooSpec
+    from zookeeper.spec.sections import ImageSpec
 
 _MAX_LISTED = 8
 

@@ -6,227 +6,28 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, model_validator
 
 from zookeeper.errors import SpecError
-from zookeeper.spec import names
-from zookeeper.spec.axes import Axis, RandomAxis, RangeAxis, Scalar, duplicate_problems
+from zookeeper.spec.axes import Scalar, duplicate_problems
 from zookeeper.spec.document import Document, Section, load_document, parse_document, validate_document
-from zookeeper.spec.factors import (
-    DEFAULTS,
-    FACTORS,
-    REQUIRED,
-    Activation,
-    Architecture,
-    Init,
-    LearningRate,
-    NonNegative,
-    Optimizer,
-    PositiveInt,
-    Seed,
-    Share,
-    ShareBelowOne,
-    default_momentum,
-    known,
-    safe_name,
-)
+from zookeeper.spec.factors import DEFAULTS, FACTORS, REQUIRED, default_momentum, safe_name
 from zookeeper.spec.identity import canonical_json, content_digest
-from zookeeper.spec.problems import KeyPath, Problem, problems_of, raise_problems, refuse, show
+from zookeeper.spec.problems import KeyPath, Problem, raise_problems, refuse, show
+from zookeeper.spec.sections import (
+    BuildSection,
+    CheckpointSection,
+    GridSection,
+    ImageSpec,
+    ModelSection,
+    TrainingSection,
+    ZooSplit,
+)
 
 HUGE_NUM_MODELS: Final = 20_000
 MAX_NUM_MODELS: Final = 1_000_000
-
-
-class Fractions(Section):
-    """Shares of train, val and test that add to 1; a left-out share is 0."""
-
-    train: Share
-    val: Share = 0.0
-    test: Share = 0.0
-
-    @model_validator(mode="after")
-    def _check_sum(self) -> Fractions:
-        total = math.fsum((self.train, self.val, self.test))
-        if abs(total - 1.0) > 1e-9:
-            refuse("fractions do not add to 1", expected="train + val + test = 1", got=f"{total:.12g}")
-        if self.train == 0:
-            raise_problems([Problem(("train",), "out of range", "a number > 0", show(self.train))])
-        return self
-
-    def fractions(self) -> dict[str, float]:
-        """Return the shares by name, in the order train, val, test."""
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-
-class Normalisation(Section):
-    """Fixed mean and standard deviation of each channel, on the scale where pixels are 0 to 1."""
-
-    mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)]
-    std: Annotated[tuple[LearningRate, ...], Field(min_length=1, max_length=64)]
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Normalisation:
-        if len(self.mean) != len(self.std):
-            expected = f"{len(self.mean)} values, as mean has"
-            raise_problems([Problem(("std",), "wrong length", expected, show(self.std), also=("mean",))])
-        return self
-
-
-def _normalisation_form(value: object) -> str:
-    return "Normalisation" if isinstance(value, dict | Normalisation) else "name"
-
-
-class ImageSpec(Section):
-    """The labelled image set and its split.
-
-    `root` is where the files lie and `download` whether they may be fetched; neither changes what a
-    model sees, so neither is part of any identity.
-    """
-
-    name: Annotated[str, AfterValidator(known("image set", names.IMAGE_SETS))]
-    split: Fractions
-    seed: Seed = 0
-    normalise: Annotated[
-        Annotated[Literal["auto", "none"], Tag("name")] | Annotated[Normalisation, Tag("Normalisation")],
-        Discriminator(_normalisation_form),
-    ] = "auto"
-    root: str | None = None
-    download: bool = False
-
-
-class ModelSection(Section):
-    """Factors of the network that are the same for every model; None where the grid or the default decides."""
-
-    architecture: Architecture | None = None
-    activation: Activation | None = None
-    init: Init | None = None
-    dropout: ShareBelowOne | None = None
-
-
-class TrainingSection(Section):
-    """Factors of training that are the same for every model; None where the grid or the default decides."""
-
-    optimizer: Optimizer | None = None
-    lr: LearningRate | None = None
-    weight_decay: NonNegative | None = None
-    momentum: ShareBelowOne | None = None
-    nesterov: bool | None = None
-    batch_size: PositiveInt | None = None
-    epochs: PositiveInt | None = None
-    seed: Seed | None = None
-
-
-class GridSection(Section):
-    """The axes of the grid; `order` is the nesting of the product, the last axis fastest."""
-
-    order: tuple[str, ...] = ()
-    architecture: Axis[Architecture] | None = None
-    activation: Axis[Activation] | None = None
-    init: Axis[Init] | None = None
-    dropout: Axis[ShareBelowOne] | None = None
-    optimizer: Axis[Optimizer] | None = None
-    lr: Axis[LearningRate] | None = None
-    weight_decay: Axis[NonNegative] | None = None
-    momentum: Axis[ShareBelowOne] | None = None
-    nesterov: Axis[bool] | None = None
-    batch_size: Axis[PositiveInt] | None = None
-    seed: Axis[Seed] | None = None
-
-    @model_validator(mode="after")
-    def _check_axes(self) -> GridSection:
-        given = [name for name in FACTORS if getattr(self, name, None) is not None]
-        if sorted(self.order) != sorted(given):
-            expected = f"each axis once: {', '.join(given)}" if given else "no name, as there are no axes"
-            raise_problems([Problem(("order",), "not an order of the axes", expected, show(self.order))])
-        raise_problems([problem for name in given for problem in _axis_problems(name, getattr(self, name))])
-        return self
-
-    def values(self, factor: str) -> tuple[Scalar, ...]:
-        """Return the distinct values of an axis, of the factor's type."""
-        axis = getattr(self, factor)
-        return _typed_values(factor, axis)
-
-
-def _typed_values(factor: str, axis: RangeAxis | RandomAxis | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
-    if isinstance(axis, tuple):
-        return axis
-    adapter: TypeAdapter[Scalar] = TypeAdapter(FACTORS[factor][1])
-    return tuple(adapter.validate_python(value, strict=True) for value in axis.values())
-
-
-def _axis_problems(factor: str, axis: RangeAxis | RandomAxis | tuple[Scalar, ...]) -> list[Problem]:
-    try:
-        values = _typed_values(factor, axis)
-    except ValidationError as error:
-        first = problems_of(error, None, Section)[0]
-        remedy = "A value of this axis is not valid."
-        return [Problem((factor,), first.what, first.expected, first.got, first.name, first.names, remedy=remedy)]
-    return duplicate_problems(values, (factor,))
-
-
-class CheckpointSection(Section):
-    """When weights are stored: every k epochs, at a list of epochs, or at n log-spaced epochs.
-
-    Epoch 0 (the untrained network) and the last epoch are always stored.
-    """
-
-    every: PositiveInt | None = None
-    at: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] | None = None
-    log: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _check_one(self) -> CheckpointSection:
-        given = [key for key in ("every", "at", "log") if getattr(self, key) is not None]
-        if len(given) != 1:
-            refuse("not a schedule", expected="exactly one of every, at, log", got=", ".join(given) or "none of them")
-        raise_problems(duplicate_problems(self.at or (), ("at",)))
-        return self
-
-    def epochs(self, last: int) -> tuple[int, ...]:
-        """Return the stored epochs in increasing order, from 0 to `last`.
-
-        ``log: n`` gives at most n epochs after 0, at equal ratios from 1 to `last`; those that round to
-        the same epoch are one.
-
-        >>> CheckpointSection(every=20).epochs(50), CheckpointSection(log=4).epochs(50)
-        ((0, 20, 40, 50), (0, 1, 4, 14, 50))
-        """
-        if self.every is not None:
-            chosen = set(range(0, last + 1, self.every))
-        elif self.at is not None:
-            chosen = set(self.at)
-        else:
-            steps = (self.log or 1) - 1
-            chosen = {round(last ** (i / steps)) for i in range(steps)}
-        return tuple(sorted(chosen | {0, last}))
-
-
-class ZooSplit(Fractions):
-    """Split of the zoo's models into train, val and test; models of one group stay on one side.
-
-    `by` is ``model``, one factor, or several factors whose combination makes a group.
-    """
-
-    by: Annotated[
-        Annotated[str, Tag("name")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
-        Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "name"),
-    ] = "model"
-    seed: Seed = 0
-
-    @property
-    def group_factors(self) -> tuple[str, ...]:
-        """Names of the factors that make a group; empty when each model is its own group."""
-        if self.by == "model":
-            return ()
-        return (self.by,) if isinstance(self.by, str) else self.by
-
-
-class BuildSection(Section):
-    """How to build; nothing here changes the content of a zoo."""
-
-    cohort_size: PositiveInt | None = None
 
 
 def _known_version(version: int) -> int:
