@@ -282,13 +282,16 @@ class Zoo:
             activation=str(line["activation"]),
             dropout=float(line.get("dropout", 0.0)),
         )
-        result = network.load_state_dict(self.state_dict(model_id, epoch), strict=False)
-        absent = [key for key in result.missing_keys if not key.endswith("num_batches_tracked")]
-        if absent or result.unexpected_keys:
-            raise InputError(
-                f"{self.path}: stored weights do not fit architecture {architecture!r}; "
-                f"missing {absent}, unexpected {result.unexpected_keys}."
-            )
+        state = self.state_dict(model_id, epoch)
+        wanted = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+        for name in {**wanted, **state}:
+            stored, expected = (tuple(p[name].shape) if name in p else None for p in (state, wanted))
+            if stored != expected:
+                raise InputError(
+                    f"{self.path}: stored weights do not fit architecture {architecture!r}; "
+                    f"{name}: stored {stored}, expected {expected}."
+                )
+        network.load_state_dict(state, strict=False)
         return network.eval()
 
     def torch_dataset(
