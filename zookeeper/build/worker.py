@@ -1,0 +1,202 @@
+"""What a worker does with one cohort: go on where the last commit ended, train, evaluate, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zookeeper.build.job import CohortJob, load_spec_images, population_of
+from zookeeper.errors import BuildError
+from zookeeper.images import ImageSet
+from zookeeper.nets.initialise import initialise_rows
+from zookeeper.population import Cohort, EpochResult, Population, TrainingData, train_cohort
+from zookeeper.population.process import prepare_process
+from zookeeper.store.records import CommitRecord, cohort_commits
+from zookeeper.store.state import load_state
+from zookeeper.store.table import DIVERGED, OK
+from zookeeper.store.writer import AlreadyCommitted, Block, commit_block
+
+COMMIT_BYTES = 32_000_000
+COMMIT_SECONDS = 20.0
+_ROWS = "rows"
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Sign of life of a cohort after an epoch: accuracies in [0, 1], NaN if there are no such images."""
+
+    cohort: str
+    num_models: int
+    epoch: int
+    best_test_acc: float
+    num_diverged: int
+
+
+OnBeat = Callable[[Beat], None]
+
+
+def build_cohort(job: CohortJob, on_beat: OnBeat | None = None) -> Beat:
+    """Train a cohort to its last epoch and commit every checkpoint; safe to repeat at any time.
+
+    Starts after the last committed epoch with the training state stored there, so the rows have the same
+    bits as without the interruption. If another writer commits first, goes on after its block.
+
+    Raises
+    ------
+    BuildError
+        If the images of this worker are not those of the zoo, or the device is absent.
+    StoreError
+        If the zoo is damaged or cannot be written.
+    """
+    prepare_process(job.num_threads)
+    if job.device != "cpu" and not torch.cuda.is_available():
+        raise BuildError(f"device {job.device!r}: no GPU is visible to this worker. Build with --device cpu.")
+    images = load_spec_images(job.images)
+    if images.fingerprint != job.fingerprint:
+        raise BuildError(
+            f"images {images.name}: expected fingerprint {job.fingerprint}, got {images.fingerprint}. "
+            "Every worker must see the same image files."
+        )
+    while True:
+        try:
+            return _go_on(job, images, on_beat)
+        except AlreadyCommitted:
+            continue
+
+
+def _go_on(job: CohortJob, images: ImageSet, on_beat: OnBeat | None) -> Beat:
+    root = Path(job.root)
+    commits = cohort_commits(root, job.cohort.name)
+    last = commits[-1] if commits else None
+    if last is not None and last.final:
+        return Beat(job.cohort.name, len(job.cohort.models), last.last_epoch, float("nan"), 0)
+    population = population_of(job.cohort.models[0], images)
+    device = torch.device(job.device)
+    rows, state = _start(job, population, last, device)
+    pending = _Pending(job, root)
+    results = train_cohort(
+        population,
+        cohort_factors(job),
+        training_data(images, device),
+        rows,
+        last_epoch=job.epochs[-1],
+        first_epoch=0 if last is None else last.last_epoch + 1,
+        state=state,
+    )
+    beat = Beat(job.cohort.name, len(job.cohort.models), 0, float("nan"), 0)
+    for result in results:
+        pending.take(result)
+        best = result.evaluations["test"].accuracy.max().item() if "test" in result.evaluations else float("nan")
+        beat = Beat(job.cohort.name, len(job.cohort.models), result.epoch, best, int(result.diverged.sum()))
+        if on_beat is not None:
+            on_beat(beat)
+    return beat
+
+
+def training_data(images: ImageSet, device: torch.device) -> TrainingData:
+    """Put an image set on a device, as uint8; splits without images are left out."""
+    return TrainingData(
+        images=torch.tensor(images.images, device=device),
+        labels=torch.tensor(images.labels, device=device),
+        indices={
+            split: torch.tensor(index, device=device) for split, index in images.indices.items() if len(index) > 0
+        },
+        mean=torch.tensor(images.mean, dtype=torch.float64, device=device),
+        std=torch.tensor(images.std, dtype=torch.float64, device=device),
+    )
+
+
+def cohort_factors(job: CohortJob) -> Cohort:
+    """Collect the generating factors of a cohort as vectors."""
+    models = job.cohort.models
+    return Cohort(
+        seeds=tuple(model.seed for model in models),
+        lr=tuple(model.lr for model in models),
+        weight_decay=tuple(model.weight_decay for model in models),
+        momentum=tuple(model.momentum for model in models),
+        dropout=tuple(model.dropout for model in models),
+        optimizer=models[0].optimizer,
+        batch_size=models[0].batch_size,
+        nesterov=models[0].nesterov,
+    )
+
+
+def _start(
+    job: CohortJob, population: Population, last: CommitRecord | None, device: torch.device
+) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+    if last is None:
+        models = job.cohort.models
+        rows = initialise_rows(population.layout, [model.init for model in models], [model.seed for model in models])
+        return torch.from_numpy(rows).to(device, torch.float32), None
+    arrays = load_state(Path(job.root), last)
+    state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arrays.items()}
+    return state.pop(_ROWS), state
+
+
+@dataclass
+class _Pending:
+    """Checkpoints since the last commit, and when to commit them."""
+
+    job: CohortJob
+    root: Path
+    epochs: list[int] = field(default_factory=list)
+    rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    columns: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
+    since_commit: float = field(default_factory=time.monotonic)
+    since_epoch: float = field(default_factory=time.monotonic)
+
+    def take(self, result: EpochResult) -> None:
+        """Keep an epoch if it is a checkpoint; commit when enough has come together."""
+        seconds = time.monotonic() - self.since_epoch
+        self.since_epoch = time.monotonic()
+        if result.epoch not in self.job.epochs:
+            return
+        self.epochs.append(result.epoch)
+        self.rows.append(result.rows.to("cpu", torch.float32, copy=True).numpy())
+        for name, values in _properties(result, seconds / len(result.rows)).items():
+            self.columns.setdefault(name, []).append(values)
+        is_last = result.epoch == self.job.epochs[-1]
+        num_bytes = len(self.rows) * self.rows[0].nbytes
+        if is_last or num_bytes >= COMMIT_BYTES or time.monotonic() - self.since_commit >= COMMIT_SECONDS:
+            self._commit(result)
+
+    def _commit(self, result: EpochResult) -> None:
+        num_epochs = len(self.epochs)
+        table: dict[str, npt.NDArray[np.generic]] = {
+            name: np.stack(values, axis=1).reshape(-1) for name, values in self.columns.items()
+        }
+        models = self.job.cohort.models
+        for name in models[0].factors():
+            table[name] = np.repeat(np.array([getattr(model, name) for model in models]), num_epochs)
+        table["split"] = np.repeat(np.array([model.split for model in models], dtype=object), num_epochs)
+        state = {name: values.cpu().numpy() for name, values in (result.state | {_ROWS: result.rows}).items()}
+        block = Block(
+            cohort=self.job.cohort.name,
+            epochs=tuple(self.epochs),
+            rows=np.stack(self.rows, axis=1),
+            table=table,
+            layout=self.job.layout,
+            state=state,
+        )
+        commit_block(self.root, block)
+        self.epochs, self.rows, self.columns = [], [], {}
+        self.since_commit = time.monotonic()
+
+
+def _properties(result: EpochResult, seconds: float) -> dict[str, npt.NDArray[np.generic]]:
+    columns: dict[str, npt.NDArray[np.generic]] = {}
+    for split, evaluation in result.evaluations.items():
+        columns[f"{split}_loss"] = evaluation.loss.cpu().numpy()
+        columns[f"{split}_acc"] = evaluation.accuracy.cpu().numpy()
+    if "train_acc" in columns and "test_acc" in columns:
+        columns["generalization_gap"] = np.subtract(columns["train_acc"], columns["test_acc"])
+    columns["batch_loss"] = result.batch_loss.to("cpu", torch.float32).numpy()
+    columns["status"] = np.where(result.diverged.cpu().numpy(), DIVERGED, OK).astype(object)
+    columns["wall_time"] = np.full(len(result.rows), seconds)
+    return columns
