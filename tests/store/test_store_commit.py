@@ -108,6 +108,11 @@ def test_reader_without_spans_decodes_the_same(make_toy: MakeToy) -> None:
     assert out.tobytes() == plain.tobytes()
 
 
+def test_few_open_files_suffice(make_toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zookeeper.store.reader._MAX_OPEN", 2)
+    check_all(make_toy().fill())
+
+
 def test_shards_are_ordinary_parquet(make_toy: MakeToy) -> None:
     toy = make_toy().fill()
     record = read_commits(toy.root)[0]

@@ -19,6 +19,7 @@ import pytest
 
 from zookeeper.errors import BuildError, StoreError, ZooError
 from zookeeper.store import files
+from zookeeper.store import lock as lock_module
 from zookeeper.store.caches import read_frame
 from zookeeper.store.header import read_header
 from zookeeper.store.lock import BuildLock
@@ -62,6 +63,7 @@ sys.path[:0] = [sys.argv[1]]
 from conftest import Toy
 from test_store_faults import FaultyOs
 from zookeeper.store import files
+from zookeeper.store import lock as lock_module
 from zookeeper.store.writer import commit_block
 
 # a fresh process per step, forked before any thread exists
@@ -293,7 +295,9 @@ def test_one_builder_at_a_time(make_toy: MakeToy) -> None:
         pass
 
 
-def test_a_lock_of_a_dead_builder_is_taken_over_but_not_from_another_host(make_toy: MakeToy) -> None:
+def test_a_lock_of_a_dead_builder_is_taken_over_but_not_from_another_host(
+    make_toy: MakeToy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy = make_toy()
     hold = (
         "import os, sys; from pathlib import Path; from zookeeper.store.lock import BuildLock\n"
@@ -303,12 +307,21 @@ def test_a_lock_of_a_dead_builder_is_taken_over_but_not_from_another_host(make_t
     lock = toy.root / "build.lock"
     left = json.loads(lock.read_text())
     held = []
+    looked: list[bool] = []
+
+    def slow_look(holder: dict[str, Any]) -> bool:
+        looked.append(is_stale(holder))
+        time.sleep(0.05 * len(looked))  # without a guard, each would remove the lock of the one before
+        return looked[-1]
+
+    is_stale = lock_module._is_stale
+    monkeypatch.setattr(lock_module, "_is_stale", slow_look)
 
     def build() -> None:
         try:
             with BuildLock(toy.root):
                 held.append("held")
-                time.sleep(0.2)
+                time.sleep(0.6)
         except BuildError:
             held.append("refused")
 

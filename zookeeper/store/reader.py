@@ -22,7 +22,7 @@ from zookeeper.store.files import hash_file
 from zookeeper.store.parquet import decode_weights
 from zookeeper.store.records import CommitRecord, Spans, StoredFile
 
-_MAX_OPEN = 64
+_MAX_OPEN = 256
 _verified: set[tuple[str, str, int, int, int]] = set()
 
 
@@ -127,7 +127,7 @@ class RowReader:
             path = check_file(self._root, self._records[shard].shard)
             descriptor = os.open(path, os.O_RDONLY)
             self._open[shard] = descriptor
-            if len(self._open) > _MAX_OPEN:
+            if len(self._open) > min(_MAX_OPEN, max(8, os.sysconf("SC_OPEN_MAX") // 4)):
                 os.close(self._open.popitem(last=False)[1])
         else:
             self._open.move_to_end(shard)
