@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.spatial.distance import cdist, pdist
 
 from hyperrep.sampling import Sampler
@@ -23,11 +24,11 @@ from zookeeper.errors import InputError
 class Autoencoder(Protocol):
     """The part of a hyper-representation that generation needs."""
 
-    def encode(self, rows: np.ndarray) -> np.ndarray:
+    def encode(self, rows: np.ndarray) -> np.ndarray | torch.Tensor:
         """Rows ``[N, P]`` to latents ``[N, T, Z]``."""
         ...
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: np.ndarray) -> np.ndarray | torch.Tensor:
         """Latents ``[N, T, Z]`` to rows ``[N, P]``."""
         ...
 

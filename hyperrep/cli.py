@@ -1,0 +1,241 @@
+"""The ``hyperrep`` command: arguments and printing only.
+
+Standard output holds data alone, progress and messages go to standard error. Exit codes: 0 done, 1 failed,
+2 bad input, 3 a study finished but a claim did not hold (with ``--strict``), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from zookeeper.errors import InputError, ZooError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hyperrep.report.tables import ReportTable
+
+app = typer.Typer(
+    name="hyperrep",
+    help="Learn hyper-representations from zoos of neural networks and sample new networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="YAML file.", show_default=False)]
+ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]
+ZooArgument = Annotated[Path, typer.Argument(help="Folder of a zoo.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+EpochOption = Annotated[
+    list[int] | None, typer.Option("--epoch", help="Use this epoch; repeatable. Default: those it was trained on.")
+]
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    zoo: Annotated[Path | None, typer.Option(help="Zoo to learn from, instead of the one in the file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/hyperrep/NAME.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of continuing.")] = False,
+) -> None:
+    """Train a hyper-representation; the same command again continues an interrupted training."""
+    import torch
+
+    import zookeeper
+    from hyperrep.config import load_config
+    from hyperrep.training.zoo import fit_zoo
+
+    settings = load_config(config)
+    source = zoo or (Path(settings.zoo) if settings.zoo else None)
+    if source is None:
+        raise InputError(f"{config}: names no zoo. Add `zoo: PATH` or pass --zoo.")
+    target = out or Path("data/hyperrep") / settings.name
+    torch.set_num_threads(settings.training.threads)
+    fit_zoo(settings, zookeeper.open(source), target, resume=not fresh, progress=sys.stderr.isatty())
+    typer.echo(target)
+
+
+@app.command()
+def embed(
+    model: ModelArgument,
+    zoo: ZooArgument,
+    out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.", show_default=False)],
+    epoch: EpochOption = None,
+) -> None:
+    """Write the mean latent of every checkpoint beside its identity and split."""
+    import numpy as np
+    import pandas as pd
+
+    if out.suffix not in (".parquet", ".csv"):
+        raise InputError(f"--out {out}: unknown kind of file; expected a name that ends in .parquet or .csv.")
+    hyper, opened, epochs = _open(model, zoo, epoch)
+    view = opened if epochs is None else opened.query("epoch in @epochs", epochs=list(epochs))
+    latents = np.asarray(hyper.embed(view.weights()))
+    columns = [name for name in ("model_id", "epoch", "split", "test_acc") if name in view.frame]
+    names = [f"z{number:03d}" for number in range(latents.shape[1])]
+    frame = pd.concat([view.frame[columns], pd.DataFrame(latents, columns=names)], axis=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".csv":
+        frame.to_csv(out, index=False)
+    else:
+        frame.to_parquet(out, index=False)
+    typer.echo(out)
+
+
+@app.command()
+def sample(
+    model: ModelArgument,
+    zoo: ZooArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new zoo of samples.", show_default=False)],
+    num: Annotated[int, typer.Option("-n", "--num", help="How many networks to sample.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    anchor_share: Annotated[float, typer.Option(help="Share of the best train models used as anchors.")] = 0.3,
+    components: Annotated[int, typer.Option(help="Principal components of the density.")] = 32,
+    bandwidth: Annotated[str, typer.Option(help="scott, silverman, or a factor.")] = "scott",
+    epoch: Annotated[int | None, typer.Option(help="Epoch of the anchors; default: the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample new networks from a density over the latents of good train models, and store them as a zoo."""
+    import numpy as np
+
+    from hyperrep.report.tables import generation_table
+    from hyperrep.sampling import PcaKde
+    from hyperrep.tasks.generate import Anchors, examine_samples, sample_rows, summarise_samples
+    from hyperrep.tasks.opening import build_examiner, read_split
+    from hyperrep.tasks.sampled import store_samples
+
+    hyper, opened, _ = _open(model, zoo, None)
+    sampler = PcaKde(components, _bandwidth(bandwidth))
+    last = opened.split("train").epochs[-1] if epoch is None else epoch
+    anchors = Anchors.select(read_split(opened, "train", [last]), share=anchor_share)
+    rows = sample_rows(hyper, anchors, sampler, num, np.random.default_rng(seed))
+    examiner = build_examiner(opened)
+    samples = examine_samples(rows, anchors, examiner)
+    settings = {"name": "pca-kde", "components": components, "bandwidth": bandwidth, "seed": seed, "num": num}
+    store_samples(out, rows, samples, opened, anchors, sampler=settings, model=model)
+    summary = summarise_samples(samples, rows, anchors, opened.frame, examiner)
+    if as_json:
+        _print_json({"zoo": str(out), **_records(summary)[0]})
+    else:
+        _print_tables([generation_table(summary.assign(losses=hyper.config.name))])
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    zoo: ZooArgument,
+    epoch: EpochOption = None,
+    untrained: Annotated[int, typer.Option(help="How many untrained encoders stand beside.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Reconstruct the test models and probe the embedding beside W, s(W) and untrained encoders."""
+    import numpy as np
+
+    from hyperrep.baselines.weight_statistics import weight_statistics
+    from hyperrep.report.tables import probe_table, reconstruction_table
+    from hyperrep.tasks.opening import build_examiner, read_split
+    from hyperrep.tasks.probe import probe
+    from hyperrep.tasks.reconstruct import compare, summarise
+    from hyperrep.tasks.split import ROLES
+
+    hyper, opened, epochs = _open(model, zoo, epoch)
+    splits = {role: read_split(opened, role, epochs) for role in ROLES}
+    test = splits["test"]
+    comparison = compare(test, np.asarray(hyper.reconstruct(test.rows)), build_examiner(opened))
+    reconstruction = summarise(comparison).assign(losses=hyper.config.name)
+    encoders = {f"untrained encoder {seed}": hyper.untrained(seed) for seed in range(untrained)}
+    encoders[hyper.config.name] = hyper
+    features = {
+        "W": {role: split.rows for role, split in splits.items()},
+        "s(W)": {role: weight_statistics(split.rows, opened.layout) for role, split in splits.items()},
+    } | {
+        name: {role: np.asarray(encoder.embed(split.rows)) for role, split in splits.items()}
+        for name, encoder in encoders.items()
+    }
+    probes = probe(features, {role: split.frame for role, split in splits.items()})
+    if as_json:
+        _print_json({"reconstruction": _records(reconstruction), "probes": _records(probes)})
+    else:
+        table = probe_table(probes, num_train=len(splits["train"]), num_test=len(test))
+        _print_tables([reconstruction_table(reconstruction), table])
+
+
+@app.command()
+def study(
+    config: ConfigArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder to write, instead of the one in the file.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a claim did not hold.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a study: zoo, hyper-representations, tasks, report. What is done and unchanged is skipped."""
+    from hyperrep.studies.config import load_study
+    from hyperrep.studies.structure_and_behaviour import run_study
+
+    settings = load_study(config)
+    folder = out or Path(settings.out)
+    results, tables = run_study(settings, folder, lambda line: typer.echo(line, err=True))
+    if as_json:
+        _print_json(results)
+    else:
+        _print_tables(tables)
+    typer.echo(f"report: {folder / 'index.html'}", err=True)
+    if strict and not results["all_held"]:
+        raise typer.Exit(3)
+
+
+def _open(model: Path, zoo: Path, epochs: list[int] | None) -> Any:
+    """Open a model and a zoo that fit each other, and decide on the epochs."""
+    import zookeeper
+    from hyperrep.training.saved import load
+
+    hyper, opened = load(model), zookeeper.open(zoo)
+    if hyper.layout.digest != opened.layout.digest:
+        raise InputError(
+            f"{model}: was trained on networks of {hyper.layout.num_weights:,} weights, {zoo} holds another "
+            f"architecture ({opened.layout.num_weights:,} weights). Choose a zoo of the same architecture."
+        )
+    return hyper, opened, tuple(epochs) if epochs else hyper.config.epochs_of_zoo
+
+
+def _bandwidth(text: str) -> Any:
+    if text in ("scott", "silverman"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--bandwidth {text!r}: expected scott, silverman or a number.") from None
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    return records
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _print_tables(tables: list[ReportTable]) -> None:
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    for table in tables:
+        table.print_to(console)
+
+
+def main() -> None:
+    """Run the command; errors a user can act on are one line on standard error."""
+    try:
+        app()
+    except ZooError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Runnable studies: from a zoo to hyper-representations, tasks, claims and one page."""

@@ -1,0 +1,139 @@
+"""What a study was expected to show, checked against what it measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hyperrep.report.tables import ReportTable
+from hyperrep.studies.config import ClaimSection
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A sentence, the number it is about, and the bound the number must reach; held if it does.
+
+    ``unit`` is ``%`` (shares), ``points`` (differences of shares) or empty. A NaN never holds.
+    """
+
+    text: str
+    value: float
+    bound: float
+    at_most: bool
+    unit: str
+    source: str
+
+    @property
+    def held(self) -> bool:
+        """Whether the measured value keeps to the bound."""
+        if math.isnan(self.value) or math.isnan(self.bound):
+            return False
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    @property
+    def verdict(self) -> str:
+        """``held`` or ``not held``."""
+        return "held" if self.held else "not held"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "claim": self.text,
+            "value": self.value,
+            "bound": self.bound,
+            "relation": "<=" if self.at_most else ">=",
+            "held": self.held,
+            "unit": self.unit,
+            "source": self.source,
+        }
+
+
+def check_claims(
+    bounds: ClaimSection,
+    *,
+    baseline: str,
+    behaviour: str,
+    reconstructions: pd.DataFrame,
+    generations: pd.DataFrame,
+    probes: pd.DataFrame,
+    rivals: tuple[str, ...],
+) -> list[Claim]:
+    """Check the study's claims.
+
+    Parameters
+    ----------
+    baseline, behaviour
+        Labels of the two hyper-representations.
+    reconstructions
+        `hyperrep.tasks.reconstruct.summarise` with a column ``losses``.
+    generations
+        `hyperrep.tasks.generate.summarise_samples` with a column ``losses``.
+    probes
+        `hyperrep.tasks.probe.probe`; ``rivals`` are the feature sets the embedding is to beat on test
+        accuracy. A rival of several seeds has rows ``name seed``; the best of its seeds counts.
+    """
+    chosen = reconstructions[reconstructions["models"] == "above chance"].set_index("losses")
+    above, num = chosen["agreement"].to_dict(), int(chosen["num"].to_dict()[behaviour])
+    sampled = generations.set_index("losses").to_dict("index")[behaviour]
+    where = f"mean over {num:,} checkpoints of test-split models above chance, on test images"
+    claims = [
+        Claim(
+            f"{behaviour}: reconstructions predict the same class as their originals",
+            float(above[behaviour]), bounds.agreement, at_most=False, unit="%", source=where,
+        ),
+        Claim(
+            f"{baseline}: agreement is lower by",
+            float(above[behaviour] - above[baseline]), bounds.agreement_gap, at_most=False, unit="points", source=where,
+        ),
+        Claim(
+            f"{behaviour}: the best sample is behind the best model of the zoo by",
+            float(sampled["zoo_selected_test_acc"] - sampled["selected_test_acc"]), bounds.sample_within,
+            at_most=True, unit="points", source="both chosen on validation images, compared on test images",
+        ),
+    ]  # fmt: skip
+    accuracy = probes[probes["property"] == "test_acc"].set_index("features")["value"].to_dict()
+    for rival in rivals:
+        scores = [value for name, value in accuracy.items() if name == rival or is_seed_of(str(name), rival)]
+        several = f" (the best of {len(scores)} seeds)" if len(scores) > 1 else ""
+        claims.append(
+            Claim(
+                f"{behaviour}: R2 of test accuracy is above {rival}{several}",
+                float(accuracy[behaviour]), max(scores, default=math.nan), at_most=False, unit="",
+                source="ridge probe fitted on train models, scored on test models",
+            )
+        )  # fmt: skip
+    return claims
+
+
+def is_seed_of(name: str, rival: str) -> bool:
+    """Whether a feature set is one seed of a baseline.
+
+    >>> is_seed_of("untrained encoder 2", "untrained encoder"), is_seed_of("C + S + B", "C + S")
+    (True, False)
+    """
+    return name.startswith(rival + " ") and name[len(rival) + 1 :].isdigit()
+
+
+def format_claim_values(claim: Claim) -> tuple[str, str]:
+    """Value and bound as a reader wants them.
+
+    >>> format_claim_values(Claim("agreement", 0.934, 0.8, at_most=False, unit="%", source=""))
+    ('93.4 %', '>= 80.0 %')
+    """
+    sign = "<=" if claim.at_most else ">="
+
+    def show(value: float) -> str:
+        return f"{value:.3f}" if claim.unit == "" else f"{100 * value:.1f} {claim.unit}"
+
+    return show(claim.value), f"{sign} {show(claim.bound)}"
+
+
+def claim_table(claims: list[Claim]) -> ReportTable:
+    """Every claim with its number, its bound and the verdict."""
+    rows = tuple((claim.text, *format_claim_values(claim), claim.verdict) for claim in claims)
+    emphasis = frozenset((number, 3) for number, claim in enumerate(claims) if not claim.held)
+    notes = "; ".join(dict.fromkeys(claim.source for claim in claims))
+    return ReportTable("Claims", ("claim", "measured", "expected", "verdict"), rows, notes, emphasis)

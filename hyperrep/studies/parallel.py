@@ -1,0 +1,147 @@
+"""Train several hyper-representations at once, one process each, with live progress."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from hyperrep.config import TrainConfig
+from zookeeper.errors import BuildError, ZooError
+
+_SHOWN = ("total", "contrast", "structure", "behaviour")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One hyper-representation to train: its label, configuration, zoo and folder."""
+
+    label: str
+    config: TrainConfig
+    zoo: Path
+    out: Path
+
+
+def train_all(jobs: Sequence[TrainingJob], say: Callable[[str], None]) -> None:
+    """Train every job in its own process and wait for all.
+
+    A job that was interrupted continues from its checkpoint. If one fails, or on Ctrl-C, the others are
+    stopped; what they had saved stays. Progress is one bar per job on a terminal, else lines to ``say``.
+
+    Raises
+    ------
+    BuildError
+        If a job fails (its message), or its process dies (its traceback, if any, is on stderr).
+    """
+    context = multiprocessing.get_context("spawn")
+    bars = _Bars(jobs, say)
+    processes: list[BaseProcess] = []
+    waiting: dict[Connection, TrainingJob] = {}
+    try:
+        for job in jobs:
+            receiver, sender = context.Pipe(duplex=False)
+            process: BaseProcess = context.Process(
+                target=_train, args=(job, sender), name=f"train {job.label}", daemon=True
+            )
+            process.start()
+            sender.close()
+            processes.append(process)
+            waiting[receiver] = job
+        while waiting:
+            for ready in wait(list(waiting)):
+                assert isinstance(ready, Connection)
+                if not _receive(ready, waiting[ready], bars):
+                    del waiting[ready]
+        for process in processes:
+            process.join()
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+                process.join()
+        bars.close()
+
+
+def _receive(connection: Connection, job: TrainingJob, bars: _Bars) -> bool:
+    """Take one message; False when the job is finished."""
+    try:
+        kind, content = connection.recv()
+    except EOFError:
+        raise BuildError(
+            f"training {job.label}: its process died (an error shown above, killed, or out of memory). "
+            "Run the same command again to continue from its checkpoint."
+        ) from None
+    if kind == "step":
+        bars.update(job.label, *content)
+        return True
+    if kind == "error":
+        raise BuildError(f"training {job.label}: {content}")
+    return False
+
+
+def _train(job: TrainingJob, sender: Connection) -> None:
+    """Run in the child: report every step, then how it ended. The parent alone decides about Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    import zookeeper
+    from hyperrep.training.zoo import fit_zoo
+
+    torch.set_num_threads(job.config.training.threads)
+
+    def report(step: int, values: Mapping[str, float]) -> None:
+        sender.send(("step", (step, dict(values))))
+
+    try:
+        fit_zoo(job.config, zookeeper.open(job.zoo), job.out, progress=False, on_step=report)
+    except ZooError as error:
+        sender.send(("error", str(error)))
+    except BrokenPipeError:
+        return  # the parent is gone
+    else:
+        sender.send(("done", None))
+
+
+class _Bars:
+    """One bar per job on a terminal; a line per tenth of the way elsewhere."""
+
+    def __init__(self, jobs: Sequence[TrainingJob], say: Callable[[str], None]) -> None:
+        self._say = say
+        self._live = sys.stderr.isatty()
+        self._shown = {job.label: -1 for job in jobs}
+        self._total = {job.label: job.config.training.steps for job in jobs}
+        width = max((len(job.label) for job in jobs), default=0)
+        self._bars: dict[str, Any] = {}
+        if self._live:
+            for place, job in enumerate(jobs):
+                self._bars[job.label] = tqdm(
+                    total=self._total[job.label], desc=job.label.ljust(width), unit="step", position=place, leave=True
+                )
+
+    def update(self, label: str, step: int, values: Mapping[str, float]) -> None:
+        """Show that a job has done ``step`` steps."""
+        losses = "  ".join(f"{name} {values[name]:.3g}" for name in _SHOWN if name in values)
+        if self._live:
+            bar = self._bars[label]
+            bar.set_postfix_str(losses, refresh=False)
+            bar.update(step - bar.n)
+        else:
+            total = self._total[label]
+            tenth = step // 100 if total is None else 10 * step // total
+            if tenth > self._shown[label]:
+                self._shown[label] = tenth
+                of = "" if total is None else f"/{total}"
+                self._say(f"training {label}: step {step}{of}  {losses}")
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        for bar in self._bars.values():
+            bar.close()
