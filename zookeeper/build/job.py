@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from zookeeper.errors import InputError
 from zookeeper.images import ImageSet, load_images
 from zookeeper.nets.registry import build_network
+from zookeeper.spec import ImageSpec, ZooSpec
 from zookeeper.spec.grid import ModelConfig
 from zookeeper.spec.identity import canonical_json, difference, image_identity
 from zookeeper.spec.plan import Cohort, Plan
-from zookeeper.spec import ImageSpec, ZooSpec
 from zookeeper.store.header import HEADER, CohortEntry, ImageShape, ZooHeader, create_zoo, read_header
 
 if TYPE_CHECKING:

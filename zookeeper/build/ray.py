@@ -53,6 +53,7 @@ def run_ray(jobs: Sequence[CohortJob], progress: BuildProgress, resources: RayRe
     KeyboardInterrupt
         On Ctrl-C or SIGTERM, after the workers were told to stop.
     """
+    _prepare_environment(resources)
     try:
         import ray
     except ImportError as error:
@@ -122,16 +123,21 @@ class _Loop:
         return None
 
 
+def _prepare_environment(resources: RayResources) -> None:
+    """Set what Ray reads when it is imported: a token for a private cluster, CPU workers without GPUs."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if resources.address is None and "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+
 @contextlib.contextmanager
 def _cluster(ray: Any, resources: RayResources) -> Iterator[None]:
     """Connect to a cluster, or start a private one on this machine and stop it in the end."""
     address = resources.address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
         cpus = max(1, round(resources.num_workers * resources.num_cpus))
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:

@@ -70,7 +70,9 @@ def _draw_last(axes: Axes, frame: pd.DataFrame, column: str, by: str) -> None:
         names = sorted(frame[by].unique(), key=lambda name: -float(frame.loc[frame[by] == name, column].median()))
         parts = [frame.loc[frame[by] == name, column].to_numpy() for name in names]
         labels = [str(name).replace("_", " ") for name in names]
-        axes.hist(parts, bins=list(_BINS), stacked=True, orientation="horizontal", color=PALETTE[: len(names)], label=labels)
+        axes.hist(
+            parts, bins=list(_BINS), stacked=True, orientation="horizontal", color=PALETTE[: len(names)], label=labels
+        )
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title=by, alignment="left")
     else:
         axes.hist(frame[column], bins=list(_BINS), orientation="horizontal", color=PALETTE[0])
