@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from zookeeper.errors import InputError
 
 PROJECTION_WIDTH = 30
-_EMBEDDING_STD = 0.02
+_EMBEDDING_STD = 1.0
 
 
 class Sane(nn.Module):

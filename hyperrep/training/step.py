@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hyperrep.config import TrainConfig
-from hyperrep.objectives.behaviour import Network, agreement, behaviour_loss
+from hyperrep.objectives.behaviour import Network, agreement, behaviour_loss, outputs_of
 from hyperrep.objectives.composite import LossParts, compose, part_weights
 from hyperrep.objectives.contrast import contrast_loss
 from hyperrep.objectives.structure import structure_loss
@@ -127,8 +127,8 @@ class Objective:
         if queries is not None:
             assert self.data.population is not None
             with torch.no_grad():
-                logits = self.data.population.forward(rows, queries)
-            behaviour = behaviour_loss(self.data.population.forward(decoded, queries), logits, outputs=loss.outputs)
+                logits = outputs_of(self.data.population, rows, queries)
+            behaviour = behaviour_loss(outputs_of(self.data.population, decoded, queries), logits, outputs=loss.outputs)
         return compose(gamma=loss.gamma, beta=loss.beta, contrast=contrast, structure=structure, behaviour=behaviour)
 
     @torch.no_grad()
@@ -153,8 +153,8 @@ class Objective:
                 parts["contrast"] = contrast_loss(projected, temperature=loss.temperature)
             agreed = None
             if data.population is not None and data.val_queries is not None:
-                logits = data.population.forward(rows, data.val_queries)
-                decoded_logits = data.population.forward(decoded, data.val_queries)
+                logits = outputs_of(data.population, rows, data.val_queries)
+                decoded_logits = outputs_of(data.population, decoded, data.val_queries)
                 parts["behaviour"] = behaviour_loss(decoded_logits, logits, outputs=loss.outputs)
                 agreed = agreement(decoded_logits, logits.repeat(len(decoded_logits) // len(logits), 1, 1)).mean()
             composed = compose(gamma=loss.gamma, beta=loss.beta, **parts) if self._complete(parts) else None
