@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from zookeeper.errors import InputError, ZooError
+from zookeeper.cli import run_app
+from zookeeper.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,7 +170,7 @@ def evaluate(
 
 @app.command()
 def study(
-    config: ConfigArgument,
+    config: Annotated[str, typer.Argument(help="YAML file, or the name of a packaged study.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder to write, instead of the one in the file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a claim did not hold.")] = False,
     as_json: JsonOption = False,
@@ -228,13 +229,9 @@ def _print_tables(tables: list[ReportTable]) -> None:
         table.print_to(console)
 
 
-def main() -> None:
-    """Run the command; errors a user can act on are one line on standard error."""
-    try:
-        app()
-    except ZooError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+def main() -> NoReturn:
+    """Entry point of the console script; errors a user can act on are one line on standard error."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class ClaimSection(Section):
 class StudyConfig(Section):
     """A study of structure and behaviour.
 
-    Files it reads (``spec``, ``config``) are relative to the study's own file; folders it writes
-    (``zoo.path``, ``out``) are relative to the working directory.
+    Files it reads (``spec``, ``config``) are looked for beside the study's own file, then in the working
+    directory; folders it writes (``zoo.path``, ``out``) are relative to the working directory.
     """
 
     version: Literal[1]
@@ -86,6 +86,8 @@ class StudyConfig(Section):
 def load_study(path: str | Path) -> StudyConfig:
     """Read and validate a study; its input paths come back absolute.
 
+    ``path`` is a YAML file or the name of a study that comes with the package, such as ``digits``.
+
     Raises
     ------
     SpecError
@@ -93,28 +95,48 @@ def load_study(path: str | Path) -> StudyConfig:
     InputError
         If a file it names is missing.
     """
-    source = Path(path)
+    source = _find_study(Path(path))
     study = validate_document(load_document(source), StudyConfig)
-    folder = source.resolve().parent
-
-    def resolve(name: str, key: str) -> str:
-        target = folder / name
-        if not target.is_file():
-            raise InputError(f"{source} {key}: no file {name!r} beside the study. Paths are relative to {folder}.")
-        return str(target.resolve())
-
     subjects = study.hyper_representations
     resolved = {
-        role: subject.model_copy(update={"config": resolve(subject.config, f"hyper_representations.{role}.config")})
+        role: subject.model_copy(
+            update={"config": _find_input(subject.config, source, f"hyper_representations.{role}.config")}
+        )
         for role, subject in (("baseline", subjects.baseline), ("behaviour", subjects.behaviour))
     }
-    spec = None if study.zoo.spec is None else resolve(study.zoo.spec, "zoo.spec")
+    spec = None if study.zoo.spec is None else _find_input(study.zoo.spec, source, "zoo.spec")
     return study.model_copy(
         update={
             "zoo": study.zoo.model_copy(update={"spec": spec}),
             "hyper_representations": subjects.model_copy(update=resolved),
         }
     )
+
+
+def packaged_studies() -> tuple[str, ...]:
+    """Names of the studies that come with the package, sorted.
+
+    >>> "digits" in packaged_studies()
+    True
+    """
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.yaml")))
+
+
+def _find_study(path: Path) -> Path:
+    packaged = Path(__file__).parent / f"{path}.yaml"
+    if path.is_file():
+        return path
+    if len(path.parts) == 1 and packaged.is_file():
+        return packaged
+    raise InputError(f"{path}: no such study; expected a YAML file or one of {', '.join(packaged_studies())}.")
+
+
+def _find_input(name: str, study: Path, key: str) -> str:
+    folders = (study.resolve().parent, Path.cwd())
+    for folder in folders:
+        if (folder / name).is_file():
+            return str((folder / name).resolve())
+    raise InputError(f"{study} {key}: no file {name!r}; looked in {folders[0]} and in the working directory.")
 
 
 def load_subject(subject: SubjectSection) -> TrainConfig:

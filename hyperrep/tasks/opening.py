@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import torch
 
 from hyperrep.tasks.behaviour import Examiner, LabelledImages
 from hyperrep.tasks.split import ROLES, Role, ZooSplit
-from zookeeper.build.job import image_json, load_population, load_spec_images
+from hyperrep.training.zoo import load_zoo_images
+from zookeeper.build.job import load_population
 from zookeeper.errors import InputError
-from zookeeper.images import ImageSet
-from zookeeper.spec.schema import ZooSpec
 from zookeeper.zoo import Zoo
 
 
@@ -65,27 +63,6 @@ def build_examiner(zoo: Zoo) -> Examiner:
         for role in ROLES
     }
     return Examiner(population, parts)
-
-
-def load_zoo_images(zoo: Zoo) -> ImageSet:
-    """Load the images a zoo was trained on, split and normalised as in its specification.
-
-    Raises
-    ------
-    InputError
-        If the zoo has no specification, files are missing, or the images differ from the zoo's own.
-    """
-    if zoo.header.spec is None:
-        raise InputError(f"{zoo.path}: the zoo has no specification, so its images are unknown.")
-    spec = ZooSpec.from_json(json.dumps(zoo.header.spec), f"{zoo.path}/zoo.json spec")
-    images = load_spec_images(image_json(spec))
-    built_on = zoo.image.details.get("fingerprint")
-    if built_on is not None and built_on != images.fingerprint:
-        raise InputError(
-            f"{zoo.path}: the images here differ from those the zoo was built on; expected fingerprint {built_on}, "
-            f"got {images.fingerprint}. Check images.root and the image files."
-        )
-    return images
 
 
 def _brief(epochs: Sequence[int]) -> str:

@@ -223,10 +223,12 @@ def test_a_study_names_what_is_missing(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(STUDY.replace("anchor_share", "anchor_shares"))
     with pytest.raises(SpecError, match="Did you mean"):
         load_study(tmp_path / "bad.yaml")
+    with pytest.raises(InputError, match="no such study; expected a YAML file or one of digits"):
+        load_study("digitz")
 
 
 def test_the_packaged_study_loads() -> None:
-    study = load_study(Path(study_module.__file__).parent / "digits.yaml")
+    study = load_study("digits")
     assert study.epochs == (20, 30, 40, 50)
     for subject in (study.hyper_representations.baseline, study.hyper_representations.behaviour):
         assert load_config(subject.config).epochs_of_zoo == study.epochs
