@@ -8,6 +8,7 @@ that all networks share, such as evaluation images, is kept once until the first
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,6 +80,11 @@ class Population:
         """K."""
         return self.graph.num_classes
 
+    @cached_property
+    def flattens_first(self) -> bool:
+        """Whether images are only ever read as vectors, so that stacking them would be undone at once."""
+        return all(op.kind == "flatten" for op in self.graph.ops if 0 in op.inputs)
+
     @property
     def activation_floats(self) -> int:
         """Numbers that one network produces on its way from one image to its logits."""
@@ -137,7 +143,7 @@ class Population:
         }
         state = _Pass(parts, num_models, images.shape[0 if shared else 1], dropout)
         state.training = training
-        first = images if shared else stack_images(images)
+        first = images if shared or self.flattens_first else stack_images(images)
         values: list[tuple[torch.Tensor, bool] | None] = [(first, shared)]
         for number in range(1, len(self.graph.ops)):
             op = self.graph.ops[number]
@@ -253,9 +259,11 @@ def _flatten(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     x, shared = value
     if shared:
         return x.flatten(1), True
+    if x.ndim == 5:  # images straight from the input: [M, B, C, H, W]
+        return x.flatten(2), False
     channels = x.shape[1] // state.num_models
     x = torch.unflatten(x, 1, (state.num_models, channels))  # [B, M, C, H, W]
-    return x.transpose(0, 1).reshape(state.num_models, state.num_images, -1), False
+    return x.transpose(0, 1).reshape(state.num_models, state.num_images, -1).contiguous(), False
 
 
 def _mean(state: _Pass, op: Op, number: int, value: _Value) -> _Value:

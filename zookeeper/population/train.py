@@ -25,6 +25,7 @@ from zookeeper.population.randomness import DropoutStream, epoch_orders, stream_
 
 _CACHE_BYTES = 8_000_000
 _MIN_TILE = 4
+_INPUT_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,14 @@ def tile_slices(population: Population, num_models: int, batch_size: int, device
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 
+def _stored_inputs(data: TrainingData, dtype: torch.dtype) -> torch.Tensor:
+    """Images as ``[n, H, W, C]``: normalised once if that takes little memory, else uint8 to normalise per batch."""
+    pixels = data.images
+    if pixels.numel() * dtype.itemsize <= _INPUT_BYTES:
+        pixels = data.normalise(pixels, dtype)
+    return pixels.movedim(1, -1).contiguous()
+
+
 class CohortTrainer:
     """Training state of one cohort; `train_cohort` drives it.
 
@@ -156,6 +165,7 @@ class CohortTrainer:
         self.tiles = tile_slices(population, cohort.num_models, cohort.batch_size, device)
         self.train_index = data.indices["train"]
         self.steps_per_epoch = -(-len(self.train_index) // cohort.batch_size)
+        self._inputs = _stored_inputs(data, dtype)
         self._parts = {split: data.part(split, dtype) for split in data.indices}
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
@@ -180,12 +190,20 @@ class CohortTrainer:
             total += loss * index.shape[-1]
         return total / len(self.train_index)
 
+    def _batch(self, index: torch.Tensor) -> torch.Tensor:
+        """Gather network inputs of image numbers ``[B]`` or ``[M, B]``."""
+        pixels = self._inputs[index].movedim(-1, -3)
+        if pixels.ndim == 5 and not self.population.flattens_first:
+            pixels = interleave(pixels)
+        if pixels.dtype == self.rows.dtype:
+            return pixels
+        return self.data.normalise(pixels, self.rows.dtype)
+
     def _step(
         self, rows: torch.Tensor, optimizer: Optimizer, tile: slice, index: torch.Tensor, step: int
     ) -> torch.Tensor:
         num_models = rows.shape[0]
-        pixels = self.data.images[index]
-        images = self.data.normalise(interleave(pixels) if pixels.ndim == 5 else pixels, rows.dtype)
+        images = self._batch(index)
         labels = self.data.labels[index].expand(num_models, index.shape[-1])
         dropout = None
         if self.has_dropout:
