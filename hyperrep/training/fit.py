@@ -118,7 +118,7 @@ def learning_rate(step: int, num_steps: int, settings: TrainingSection) -> float
 
     >>> settings = TrainingSection(steps=100, lr=1.0, warmup=0.1)
     >>> [round(learning_rate(step, 100, settings), 3) for step in (0, 9, 54, 99)]
-    [0.1, 1.0, 0.514, 0.0]
+    [0.1, 1.0, 0.517, 0.0]
     """
     num_warm = round(settings.warmup * num_steps)
     if step < num_warm:

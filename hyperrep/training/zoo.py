@@ -1,0 +1,143 @@
+"""Train on a stored zoo: its train rows, its symmetries, its images as queries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hyperrep.config import TrainConfig
+from hyperrep.objectives.composite import part_weights
+from hyperrep.training.fit import OnStep, fit
+from hyperrep.training.saved import HyperRepresentation
+from hyperrep.training.step import FitData
+from zookeeper.build.job import image_json, load_population, load_spec_images
+from zookeeper.errors import InputError
+from zookeeper.images import ImageSet
+from zookeeper.nets.registry import build_network
+from zookeeper.nets.symmetry import Symmetry
+from zookeeper.spec.schema import ZooSpec
+from zookeeper.zoo import Zoo
+
+
+def fit_zoo(
+    config: TrainConfig,
+    zoo: Zoo,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    progress: bool = False,
+    on_step: OnStep | None = None,
+    allow_import: bool = False,
+) -> HyperRepresentation:
+    """Train on the train split of a zoo, validate on its val split, and save the result in a folder.
+
+    ``config.zoo`` is not read: the zoo given here counts. ``allow_import`` permits an architecture given
+    as ``python.path:factory``, which runs code that the zoo names. The other parameters are those of
+    `hyperrep.training.fit.fit`.
+
+    Raises
+    ------
+    InputError
+        If the zoo lacks a split or an epoch, mixes architectures, or its images differ from those it
+        was built on.
+    TrainingDivergedError
+        If a part of the loss or the gradient is not finite.
+    """
+    data = read_fit_data(config, zoo, allow_import=allow_import)
+    return fit(config, data, out, resume=resume, progress=progress, on_step=on_step)
+
+
+def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) -> FitData:
+    """Read from a zoo what a training needs; diverged checkpoints are left out and counted in the provenance.
+
+    Test rows and test images are not read. Without a val split there is no validation; without a
+    specification of the images it measures no behaviour.
+    """
+    factors = zoo.frame[["architecture", "activation"]].drop_duplicates()
+    if len(factors) != 1:
+        raise InputError(
+            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first."
+        )
+    architecture, activation = (str(value) for value in factors.iloc[0])
+    if ":" in architecture and not allow_import:
+        raise InputError(
+            f"{zoo.path}: architecture {architecture!r} would import code. If you trust it, pass allow_import=True."
+        )
+    image = zoo.image
+    population = load_population(architecture, activation, image.shape, image.num_classes)
+    network = build_network(
+        architecture,
+        in_channels=image.channels,
+        image_size=(image.height, image.width),
+        num_classes=image.num_classes,
+        activation=activation,
+    )
+    rows, num_left_out = _read_rows(config, zoo, "train")
+    has_val = "split" in zoo.frame and bool((zoo.frame["split"] == "val").any())
+    needs_images = part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0
+    images = load_zoo_images(zoo) if needs_images or zoo.header.spec is not None else None
+    provenance: dict[str, Any] = {
+        "name": zoo.header.name,
+        "header_digest": zoo.header.digest,
+        "layout_digest": zoo.layout.digest,
+        "images": image.to_json(),
+        "spec": None if zoo.header.spec is None else dict(zoo.header.spec),
+        "train_rows": len(rows),
+        "train_rows_left_out": num_left_out,
+    }
+    return FitData(
+        rows=rows,
+        layout=zoo.layout,
+        population=population,
+        permutations=Symmetry.of(network, image.shape),
+        queries=None if images is None else torch.from_numpy(images.normalised("train")),
+        val_rows=_read_rows(config, zoo, "val")[0] if has_val else None,
+        val_queries=None if images is None or images.count("val") == 0 else torch.from_numpy(images.normalised("val")),
+        provenance=provenance,
+    )
+
+
+def load_zoo_images(zoo: Zoo) -> ImageSet:
+    """Load the images a zoo was trained on, split and normalised as in its specification.
+
+    Raises
+    ------
+    InputError
+        If the zoo has no specification, files are missing, or the images differ from the zoo's own.
+    """
+    if zoo.header.spec is None:
+        raise InputError(f"{zoo.path}: the zoo has no specification, so its images are unknown. Set loss.beta to 1.")
+    spec = ZooSpec.from_json(json.dumps(zoo.header.spec), f"{zoo.path}/zoo.json spec")
+    images = load_spec_images(image_json(spec))
+    built_on = zoo.image.details.get("fingerprint")
+    if built_on is not None and built_on != images.fingerprint:
+        raise InputError(
+            f"{zoo.path}: the images here differ from those the zoo was built on; expected fingerprint {built_on}, "
+            f"got {images.fingerprint}. Check images.root and the image files."
+        )
+    return images
+
+
+def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> tuple[torch.Tensor, int]:
+    """Finite rows of one side of the split at the configured epochs, and how many were left out."""
+    part = zoo.split(split)
+    epochs = config.epochs_of_zoo
+    if epochs is not None:
+        missing = sorted(set(epochs) - set(part.epochs))
+        if missing:
+            raise InputError(
+                f"{zoo.path}: epochs_of_zoo: the {split} split has no checkpoints of epoch "
+                f"{', '.join(map(str, missing))}; stored are {part.epochs[0]} to {part.epochs[-1]}."
+            )
+        part = part.query("epoch in @epochs", epochs=list(epochs))
+    rows = part.weights()
+    usable = np.isfinite(rows).all(axis=1)
+    if "status" in part.frame:
+        usable &= (part.frame["status"] == "ok").to_numpy()
+    if not usable.any():
+        raise InputError(f"{zoo.path}: the {split} split holds no usable checkpoint. Build the zoo to its end.")
+    return torch.from_numpy(rows if usable.all() else rows[usable]), int((~usable).sum())
