@@ -173,6 +173,31 @@ def novelty(samples: pd.DataFrame, *, references: Mapping[str, float]) -> Figure
     return figure
 
 
+def training_curves(log: pd.DataFrame) -> Figure:
+    """Show how agreement and the structural error on validation models developed during training.
+
+    Parameters
+    ----------
+    log
+        Rows of ``log.csv`` of each training with a column ``losses``; rows without validation are skipped.
+    """
+    losses = list(dict.fromkeys(log["losses"]))
+    panels = (("val_agreement", "agreement"), ("val_structure", "structural error"))
+    with house_style():
+        figure = Figure(figsize=(7.4, 2.6), layout="constrained")
+        for axes, (column, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+            for name in losses:
+                part = log[(log["losses"] == name) & log[column].notna()]
+                axes.plot(part["step"], part[column], color=_loss_colour(losses, name), linewidth=1.6, label=name)
+            axes.set(xlabel="training step", title=label)
+            axes.set_ylim(bottom=0)
+            if column == "val_agreement":
+                axes.set_ylim(0, 1)
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                axes.legend()
+    return figure
+
+
 def _draw_score(axes: Axes, record: pd.Series, place: int, colour: str) -> None:
     value, low, high = float(record["value"]), float(record["low"]), float(record["high"])
     if value < _LOWEST_SHOWN_R2:

@@ -36,7 +36,7 @@ from zookeeper.spec.schema import load_spec
 from zookeeper.store.files import hash_bytes
 from zookeeper.store.header import canonical_json
 
-SAVED_FILES = ("model.safetensors", "config.json", "layout.json", "scaling.json")
+SAVED_FILES = ("model.safetensors", "config.json", "layout.json", "scaling.json", "log.csv")
 _TASK_VERSION = 1  # raise when a task computes something else, so that finished studies are measured anew
 
 

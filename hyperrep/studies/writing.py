@@ -34,6 +34,7 @@ class Findings:
     reconstructions: pd.DataFrame
     samples: pd.DataFrame
     generations: pd.DataFrame
+    training: pd.DataFrame
     claims: list[Claim]
 
 
@@ -58,8 +59,17 @@ def gather(study: Study) -> Findings:
         reconstructions=reconstructions,
         samples=study.table("samples"),
         generations=generations,
+        training=_training_logs(study),
         claims=claims,
     )
+
+
+def _training_logs(study: Study) -> pd.DataFrame:
+    logs = [
+        pd.read_csv(study.folder / study.model_name(role) / "log.csv").assign(losses=study.subject(role).label)
+        for role in SUBJECTS
+    ]
+    return pd.concat(logs, ignore_index=True)
 
 
 def merge_seeds(probes: pd.DataFrame, name: str = UNTRAINED) -> pd.DataFrame:
@@ -127,6 +137,7 @@ def write_figures(study: Study, findings: Findings) -> dict[str, Path]:
             _populations(findings, labels), best=float(behaviour["zoo_max_test_acc"])
         ),
         "pairwise": figures.pairwise_distributions(findings.comparisons),
+        "training": figures.training_curves(findings.training),
         "novelty": figures.novelty(findings.samples, references=references),
         "probes": figures.probe_scores(findings.probes, properties=properties, highlight=labels),
     }
@@ -181,6 +192,13 @@ def _page(study: Study, findings: Findings, pictures: dict[str, Path], steps: Se
             f"Models differ in initialisation, learning rate, weight decay and seed. Checkpoints of epochs {epochs} "
             "of the train split are what the hyper-representations learn from.",
             figures=(PageFigure(pictures["zoo_accuracy"], "Test accuracy of every checkpoint, by training epoch."),),
+        ),
+        PageSection(
+            "Training",
+            "What the validation models showed while the hyper-representations were trained; nothing was chosen on it.",
+            figures=(
+                PageFigure(pictures["training"], "Models of the validation split, images of the validation split."),
+            ),
         ),
         PageSection(
             "Reconstruction and generation",

@@ -164,6 +164,13 @@ def _figure_frames() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataF
     return zoo, pd.DataFrame(parts), pairs, samples
 
 
+def _log() -> pd.DataFrame:
+    half = pd.DataFrame(
+        {"step": [10, 20, 30], "val_agreement": [0.1, np.nan, 0.5], "val_structure": [1.0, np.nan, 0.6]}
+    )
+    return pd.concat([half.assign(losses=label) for label in LABELS])
+
+
 def test_every_figure_is_drawn_and_the_page_holds_them(tmp_path: Path) -> None:
     zoo, populations, pairs, samples = _figure_frames()
     drawn = {
@@ -171,6 +178,7 @@ def test_every_figure_is_drawn_and_the_page_holds_them(tmp_path: Path) -> None:
         "one": accuracy_by_epoch(zoo[zoo["epoch"] == 0].drop(columns="init")),
         "accuracy": figures.accuracy_distributions(populations, best=0.9),
         "pairs": figures.pairwise_distributions(pairs),
+        "training": figures.training_curves(_log()),
         "novelty": figures.novelty(samples, references={"zoo": 0.9, "anchors": 0.8}),
         "probes": figures.probe_scores(merge_seeds(_probes(0.7)), properties=["test_acc", "lr"], highlight=LABELS),
     }

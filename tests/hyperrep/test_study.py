@@ -94,7 +94,7 @@ def test_a_study_leaves_its_report_tables_and_samples(finished: Path) -> None:
     assert [claim["held"] in (True, False) for claim in results["claims"]] == [True] * 7
     assert set(results["seconds"]) == {"zoo", "train", "probe", "reconstruct", "generate"}
     page = (out / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     for label in ("C + S", "C + S + B", "untrained encoder", "s(W)"):
         assert label in page
     probes = pd.read_csv(out / "tables" / "probes.csv")
