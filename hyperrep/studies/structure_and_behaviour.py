@@ -29,7 +29,7 @@ from hyperrep.tasks.reconstruct import compare, summarise
 from hyperrep.tasks.sampled import store_samples
 from hyperrep.tasks.split import Role, ZooSplit
 from hyperrep.training.saved import HyperRepresentation
-from zookeeper.build import build_zoo
+from zookeeper.build import Workers, build_zoo
 from zookeeper.errors import BuildError
 from zookeeper.spec.plan import make_plan
 from zookeeper.spec.schema import load_spec
@@ -71,7 +71,7 @@ def build_zoo_if_asked(study: Study) -> list[StepResult]:
         return []
     study.say(f"zoo: {zoo.path} from {zoo.spec}")
     plan = make_plan(load_spec(Path(zoo.spec)))
-    summary = build_zoo(plan, Path(zoo.path), num_workers=zoo.workers or os.cpu_count() or 1)
+    summary = build_zoo(plan, Path(zoo.path), Workers(num_workers=zoo.workers or os.cpu_count() or 1))
     if summary.failures:
         failed = "; ".join(f"{name}: {reason}" for name, reason in summary.failures.items())
         raise BuildError(f"{zoo.path}: some cohorts failed ({failed}). Run the same command again.")
