@@ -14,6 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zookeeper.build.run import BuildSummary as BuildSummary
+    from zookeeper.build.run import build_zoo as build_zoo
+    from zookeeper.build.workers import Workers as Workers
     from zookeeper.datasets import Checkpoint as Checkpoint
     from zookeeper.datasets import CheckpointBatch as CheckpointBatch
     from zookeeper.errors import BuildError as BuildError
@@ -40,6 +43,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BuildError",
+    "BuildSummary",
     "Checkpoint",
     "CheckpointBatch",
     "InputError",
@@ -51,11 +55,13 @@ __all__ = [
     "StoreError",
     "WeightBlock",
     "WeightLayout",
+    "Workers",
     "Zoo",
     "ZooError",
     "ZooSpec",
     "__version__",
     "build_network",
+    "build_zoo",
     "expand",
     "load_spec",
     "make_plan",
@@ -64,6 +70,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "zookeeper.build.run": ("BuildSummary", "build_zoo"),
+    "zookeeper.build.workers": ("Workers",),
     "zookeeper.datasets": ("Checkpoint", "CheckpointBatch"),
     "zookeeper.errors": ("BuildError", "InputError", "SpecError", "StackError", "StoreError", "ZooError"),
     "zookeeper.nets.layout": ("WeightBlock", "WeightLayout"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from zookeeper.errors import ZooError
+from zookeeper.terminal import format_bytes, format_duration, format_share, print_json, print_pairs
+from zookeeper.terminal import run_app as run_app
 
 app = typer.Typer(
     name="zookeeper",
@@ -43,17 +44,18 @@ def plan(
 ) -> None:
     """Print what a spec asks for: models, cohorts, checkpoints, bytes, and a measured ETA. Builds nothing."""
     from zookeeper.build.estimate import estimate_build
+    from zookeeper.build.workers import resolve_device
     from zookeeper.spec import load_spec, make_plan
 
     made = make_plan(load_spec(spec, allow_huge=yes, data_root=data_root), cohort_size)
-    estimate = estimate_build(made, num_workers=workers, device=_device(device))
+    estimate = estimate_build(made, num_workers=workers, device=resolve_device(device))
     if as_json:
-        _print_json({"name": made.spec.name, **asdict(estimate)})
+        print_json({"name": made.spec.name, **asdict(estimate)})
         return
     axes = ", ".join(f"{name} {len(values)}" for name, values in made.spec.axes.items()) or "none"
     weights = ", ".join(f"{name} {num:,}" for name, num in estimate.num_weights.items())
     sizes = sorted({len(cohort.models) for cohort in made.cohorts})
-    _print_pairs(
+    print_pairs(
         {
             "zoo": made.spec.name,
             "axes": axes,
@@ -61,9 +63,9 @@ def plan(
             "cohorts": f"{estimate.num_cohorts:,} of {' to '.join(map(str, sorted({sizes[0], sizes[-1]})))} models",
             "checkpoints": f"{estimate.num_checkpoints:,} ({len(made.epochs)} epochs per model)",
             "weights per model": weights,
-            "on disk": _bytes(estimate.num_bytes),
+            "on disk": format_bytes(estimate.num_bytes),
             "model-steps": f"{estimate.model_steps:,} at {estimate.seconds_per_model_step * 1e3:.3g} ms",
-            "ETA": f"{_duration(estimate.seconds)} with {estimate.num_workers} worker(s) on {estimate.device}",
+            "ETA": f"{format_duration(estimate.seconds)} with {estimate.num_workers} worker(s) on {estimate.device}",
         }
     )
 
@@ -76,39 +78,44 @@ def build(
     device: DeviceOption = "auto",
     local: Annotated[bool, typer.Option("--local", help="Build in this process, without Ray.")] = False,
     address: Annotated[str | None, typer.Option("--address", help="An existing Ray cluster.")] = None,
-    cpus_per_worker: Annotated[float, typer.Option("--cpus-per-worker", min=0.1)] = 1.0,
-    gpus_per_worker: Annotated[float, typer.Option("--gpus-per-worker", min=0.0)] = 0.0,
+    cpus_per_worker: Annotated[
+        float, typer.Option("--cpus-per-worker", min=0.1, help="Also the threads of torch, rounded down.")
+    ] = 1.0,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option("--gpus-per-worker", min=0.0, help="May be a fraction; default an even share of the GPUs."),
+    ] = None,
     cohort_size: CohortOption = None,
     data_root: DataRootOption = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build a zoo, or finish one: the same command again does only what is missing."""
-    from zookeeper.build.run import build_zoo
+    from zookeeper.build import Workers, build_zoo
     from zookeeper.spec import load_spec, make_plan
 
     wanted = load_spec(spec, allow_huge=yes, data_root=data_root)
     made = make_plan(wanted, cohort_size)
-    summary = build_zoo(
-        made,
-        Path("data/zoos") / wanted.name if out is None else out,
+    who = Workers(
         num_workers=workers,
-        backend="local" if local else "ray" if address is not None else "auto",
-        device=_device(device),
-        cpus_per_worker=cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
+        backend="local" if local else "auto",
+        device=device,
+        num_threads=max(1, int(cpus_per_worker)),
+        num_cpus=cpus_per_worker,
+        num_gpus=gpus_per_worker,
         address=address,
     )
+    summary = build_zoo(made, Path("data/zoos") / wanted.name if out is None else out, who)
     if as_json:
-        _print_json({**asdict(summary), "path": str(summary.path)})
+        print_json({**asdict(summary), "path": str(summary.path)})
     else:
-        _print_pairs(
+        print_pairs(
             {
                 "zoo": str(summary.path),
                 "models": f"{summary.num_models:,} ({summary.num_diverged:,} diverged)",
                 "checkpoints": f"{summary.num_checkpoints:,}",
-                "best test accuracy": f"{summary.best_test_acc:.1%}",
-                "time": _duration(summary.seconds),
+                "best test accuracy": format_share(summary.best_test_acc),
+                "time": format_duration(summary.seconds),
             }
         )
     for cohort, reason in summary.failures.items():
@@ -121,14 +128,16 @@ def build(
 def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
     """Describe a stored zoo from its metadata; reads no weights."""
     import zookeeper
+    from zookeeper.store.records import cohort_progress
 
     opened = zookeeper.open(zoo)
-    models = opened.models
+    frame, models = opened.frame, opened.models
     splits = models["split"].value_counts().to_dict() if "split" in models else {}
     value = {
         "path": str(zoo),
         "name": opened.header.name,
         "kind": opened.header.kind,
+        "complete": all(progress.final for progress in cohort_progress(zoo).values()),
         "models": len(models),
         "checkpoints": len(opened),
         "num_weights": [_num_weights(layout) for layout in opened.header.layouts.values()],
@@ -137,12 +146,12 @@ def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
         "properties": list(opened.properties),
         "splits": {str(name): int(count) for name, count in splits.items()},
         "diverged": int((models["status"] == "diverged").sum()) if "status" in models else 0,
-        "best_test_acc": float(models["test_acc"].max()) if "test_acc" in models and len(models) else None,
+        "best_test_acc": float(frame["test_acc"].max()) if "test_acc" in frame and len(frame) else math.nan,
     }
     if as_json:
-        _print_json(value)
+        print_json(value)
     else:
-        _print_pairs({key: _plain(entry) for key, entry in value.items()})
+        print_pairs({key: _plain(entry) for key, entry in value.items()})
 
 
 @app.command()
@@ -156,21 +165,26 @@ def query(
     """Print the checkpoints that match an expression."""
     import zookeeper
     from zookeeper.errors import InputError
+    from zookeeper.query import suggest
 
+    if as_json and as_csv:
+        raise InputError("--json and --csv: two formats at once. Choose one.")
     found = zookeeper.open(zoo).query(expression)
     frame = found.frame
     if columns is not None:
-        wanted = [name.strip() for name in columns.split(",")]
-        missing = [name for name in wanted if name not in frame]
-        if missing:
-            raise InputError(f"--columns: unknown {', '.join(missing)}; expected some of {', '.join(frame.columns)}.")
+        wanted = list(dict.fromkeys(name.strip() for name in columns.split(",")))
+        for name in wanted:
+            if name not in frame:
+                raise InputError(f"--columns: unknown column {name!r}. {suggest(name, frame.columns)}")
         frame = frame[wanted]
     if as_json:
-        sys.stdout.write(frame.to_json(orient="records", lines=True))
+        sys.stdout.write(frame.to_json(orient="records", lines=True, double_precision=15) if len(frame) else "")
     elif as_csv:
         frame.to_csv(sys.stdout, index=False)
+    elif len(frame):
+        typer.echo(frame.to_string(index=False))
     else:
-        typer.echo(frame.to_string(index=False) if len(frame) else "no checkpoint matches")
+        typer.echo("no checkpoint matches", err=True)
 
 
 def _num_weights(layout: Any) -> int:
@@ -179,67 +193,12 @@ def _num_weights(layout: Any) -> int:
     return WeightLayout.from_json(layout).num_weights
 
 
-def _device(name: str) -> str:
-    from zookeeper.errors import InputError
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device: unknown device {name!r}; expected auto, cpu or cuda.")
-    if name == "auto":
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
-
-
-def _print_pairs(pairs: dict[str, str]) -> None:
-    width = max(len(key) for key in pairs)
-    for key, value in pairs.items():
-        typer.echo(f"{key:<{width}}  {value}")
-
-
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {count:,}" for key, count in value.items())
     if isinstance(value, list):
         return ", ".join(str(entry) for entry in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{seconds:.1f} s"
-
-
-def run_app(application: typer.Typer) -> NoReturn:
-    """Run a command line: one line and an exit code for errors a user can act on, no traceback."""
-    try:
-        application()
-    except ZooError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; what was committed is safe. Run the same command again to go on.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
-    sys.exit(0)
 
 
 def main() -> NoReturn:

@@ -31,5 +31,11 @@ class StoreError(ZooError):
     """A stored zoo that is damaged, incomplete or of an unknown version."""
 
 
+class Terminated(BaseException):
+    """SIGTERM, raised where Ctrl-C would raise `KeyboardInterrupt`; like that, not an error."""
+
+    exit_code: int = 143
+
+
 class BuildError(ZooError):
     """A build that could not finish; what was committed before stays valid."""

@@ -255,9 +255,9 @@ def test_header_refuses_foreign_directories_and_names(make_toy: MakeToy) -> None
     other = toy.root.parent / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("x")
-    with pytest.raises(StoreError, match=r"thesis\.tex"):
+    with pytest.raises(InputError, match=r"thesis\.tex"):
         create_zoo(other, toy.header)
-    with pytest.raises(StoreError, match="is a file"):
+    with pytest.raises(InputError, match="is a file"):
         create_zoo(other / "thesis.tex", toy.header)
     with pytest.raises(InputError, match="no zoo here"):
         read_header(other)

@@ -113,7 +113,8 @@ def prepare_zoo(plan: Plan, root: Path, *, device: str = "cpu", num_threads: int
     Raises
     ------
     InputError
-        If the directory holds a zoo of another spec (the differences are listed) or the images changed.
+        If the directory holds something else, such as a zoo of another spec (the differences are listed), or
+        the images or an architecture changed.
     """
     spec = plan.spec
     images = load_spec_images(image_json(spec))
@@ -127,6 +128,14 @@ def prepare_zoo(plan: Plan, root: Path, *, device: str = "cpu", num_threads: int
         )
     configs = {model.model_id: model for cohort in plan.cohorts for model in cohort.models}
     digests = {model.model_id: layouts[cohort.name].digest for cohort in plan.cohorts for model in cohort.models}
+    if set(configs) != set(header.models):
+        raise InputError(f"{root}: another release named its models in another way. Finish it with that release.")
+    if changed := {layout.digest for layout in layouts.values()} - set(header.layouts):
+        names = {cohort.models[0].architecture for cohort in plan.cohorts if layouts[cohort.name].digest in changed}
+        raise InputError(
+            f"{root}: the architecture {', '.join(sorted(names))} has changed since the zoo was created; expected "
+            "the same weights. Restore its code, or choose another directory."
+        )
     return tuple(
         CohortJob(
             root=str(root),

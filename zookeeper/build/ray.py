@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from zookeeper.build.job import CohortJob
 from zookeeper.build.progress import BeatWriter, BuildProgress
 from zookeeper.build.worker import Beat, build_cohort
-from zookeeper.errors import BuildError, ZooError
+from zookeeper.build.workers import Workers
+from zookeeper.errors import BuildError, Terminated, ZooError
 
 _OBJECT_STORE_BYTES = 100 << 20
 _POLL_SECONDS = 0.3
 
 
-@dataclass(frozen=True)
-class RayResources:
-    """What a worker takes: ``num_gpus`` may be a fraction; ``address`` names an existing cluster."""
-
-    num_workers: int
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    address: str | None = None
-    max_retries: int = 3
-
-
-def run_ray(jobs: Sequence[CohortJob], progress: BuildProgress, resources: RayResources) -> dict[str, str]:
+def run_ray(jobs: Sequence[CohortJob], progress: BuildProgress, workers: Workers) -> dict[str, str]:
     """Build all jobs in Ray workers; a cohort whose worker dies is tried again where it stopped.
+
+    A Ray that this process has already started is used and left running.
+
+    Parameters
+    ----------
+    workers
+        As `Workers.resolve` returns them.
 
     Returns
     -------
@@ -49,21 +45,19 @@ def run_ray(jobs: Sequence[CohortJob], progress: BuildProgress, resources: RayRe
     Raises
     ------
     BuildError
-        If Ray is not installed, the cluster cannot be reached, or cannot ever run one worker.
+        If the cluster cannot be reached, or cannot ever run one worker.
     KeyboardInterrupt
-        On Ctrl-C or SIGTERM, after the workers were told to stop.
+        On Ctrl-C, after the workers were told to stop; `Terminated` on SIGTERM.
     """
-    _prepare_environment(resources)
-    try:
-        import ray
-    except ImportError as error:
-        raise BuildError(
-            "ray is not installed. Install it with pip install 'ray[tune]', or build with --local."
-        ) from error
-    with contextlib.redirect_stdout(sys.stderr), _cluster(ray, resources), _terminable() as stopped:
-        _check_resources(ray, resources)
-        task = ray.remote(num_cpus=resources.num_cpus, num_gpus=resources.num_gpus, max_retries=0)(_build_in_worker)
-        return _Loop(ray, task, progress, resources).run(jobs, stopped)
+    _prepare_environment(workers)
+    import ray
+
+    # Ray prints what happens to its processes on stdout, which is for data, and has no switch for it
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), _cluster(ray, workers):
+        _check_resources(ray, workers)
+        task = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or 0.0, max_retries=0)(_build_in_worker)
+        with _terminable() as stopped:
+            return Loop(ray, task, progress, workers).run(jobs, stopped)
 
 
 def _build_in_worker(job: CohortJob) -> tuple[str, Beat | str]:
@@ -74,18 +68,21 @@ def _build_in_worker(job: CohortJob) -> tuple[str, Beat | str]:
         return "failed", str(error)
 
 
-class _Loop:
-    def __init__(self, ray: Any, task: Any, progress: BuildProgress, resources: RayResources) -> None:
-        self.ray, self.task, self.progress, self.resources = ray, task, progress, resources
+class Loop:
+    """Keep ``num_workers`` tasks running until no job is left; `run` says what failed."""
+
+    def __init__(self, ray: Any, task: Any, progress: BuildProgress, workers: Workers) -> None:
+        self.ray, self.task, self.progress, self.workers = ray, task, progress, workers
         self.running: dict[Any, CohortJob] = {}
         self.tries: dict[str, int] = {}
         self.failures: dict[str, str] = {}
 
-    def run(self, jobs: Sequence[CohortJob], stopped: list[int]) -> dict[str, str]:
+    def run(self, jobs: Sequence[CohortJob], stopped: Sequence[int]) -> dict[str, str]:
+        """Run all jobs; as soon as ``stopped`` holds a signal, cancel them and raise `Terminated`."""
         waiting = deque(jobs)
         try:
             while waiting or self.running:
-                while waiting and len(self.running) < self.resources.num_workers:
+                while waiting and len(self.running) < self.workers.num_workers:
                     job = waiting.popleft()
                     self.running[self.task.remote(job)] = job
                 ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=_POLL_SECONDS)
@@ -95,11 +92,10 @@ class _Loop:
                     if again is not None:
                         waiting.append(again)
                 if stopped:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            for reference in self.running:
+                    raise Terminated
+        finally:
+            for reference in self.running:  # none, unless something was raised
                 self.ray.cancel(reference, force=True)
-            raise
         return self.failures
 
     def _settle(self, reference: Any, job: CohortJob) -> CohortJob | None:
@@ -112,9 +108,11 @@ class _Loop:
             return None
         except self.ray.exceptions.RayError as error:
             self.tries[name] = self.tries.get(name, 0) + 1
-            if self.tries[name] <= self.resources.max_retries:
+            died = f"the worker died ({type(error).__name__})"
+            if self.tries[name] <= self.workers.max_retries:
+                self.progress.say(f"cohort {name}: {died}; retry {self.tries[name]} of {self.workers.max_retries}")
                 return job
-            self.failures[name] = f"worker died {self.tries[name]} times ({type(error).__name__}). Is memory short?"
+            self.failures[name] = f"{died} {self.tries[name]} times. Is memory short? The same command goes on."
             return None
         if verdict == "done":
             self.progress.beat(value)
@@ -123,22 +121,25 @@ class _Loop:
         return None
 
 
-def _prepare_environment(resources: RayResources) -> None:
+def _prepare_environment(workers: Workers) -> None:
     """Set what Ray reads when it is imported: a token for a private cluster, CPU workers without GPUs."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if resources.address is None and "RAY_ADDRESS" not in os.environ:
+    if workers.address is None and "RAY_ADDRESS" not in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 
 
 @contextlib.contextmanager
-def _cluster(ray: Any, resources: RayResources) -> Iterator[None]:
+def _cluster(ray: Any, workers: Workers) -> Iterator[None]:
     """Connect to a cluster, or start a private one on this machine and stop it in the end."""
-    address = resources.address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        yield
+        return
+    address = workers.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        cpus = max(1, round(resources.num_workers * resources.num_cpus))
+        cpus = max(1, math.ceil(workers.num_workers * workers.num_cpus))
         options |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         ray.init(address=address, **options)
@@ -153,9 +154,9 @@ def _cluster(ray: Any, resources: RayResources) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_resources(ray: Any, resources: RayResources) -> None:
+def _check_resources(ray: Any, workers: Workers) -> None:
     have = ray.cluster_resources()
-    for kind, wanted in (("CPU", resources.num_cpus), ("GPU", resources.num_gpus)):
+    for kind, wanted in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus or 0.0)):
         if wanted > have.get(kind, 0.0):
             raise BuildError(
                 f"ray cluster: a worker wants {wanted:g} {kind}, the cluster has {have.get(kind, 0.0):g}. "

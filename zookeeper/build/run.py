@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from zookeeper.build.job import CohortJob, prepare_zoo
 from zookeeper.build.progress import BuildProgress
-from zookeeper.errors import BuildError
+from zookeeper.build.workers import Workers
 from zookeeper.spec.plan import Plan
-from zookeeper.store.caches import finalise
+from zookeeper.store.caches import finalise, read_frame
+from zookeeper.store.header import read_header
 from zookeeper.store.lock import BuildLock
-from zookeeper.store.records import cohort_progress
+from zookeeper.store.orphans import collect_orphans
+from zookeeper.store.records import cohort_progress, read_commits
+from zookeeper.store.table import DIVERGED
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """How a build ended: counts over the whole zoo, ``seconds`` of this run, failed cohorts by name."""
+    """How a build ended.
+
+    Parameters
+    ----------
+    path
+        The zoo directory.
+    num_models, num_checkpoints
+        What is stored in the whole zoo.
+    num_diverged
+        Models whose last stored checkpoint is flagged as diverged.
+    best_test_acc
+        Highest test accuracy of any checkpoint, in [0, 1]; NaN if there are no test images.
+    seconds
+        Time of this run.
+    failures
+        Reasons by cohort, of cohorts that are not finished.
+    """
 
     path: Path
     num_models: int
@@ -29,20 +47,11 @@ class BuildSummary:
     failures: dict[str, str]
 
 
-def build_zoo(
-    plan: Plan,
-    root: Path,
-    *,
-    num_workers: int = 1,
-    backend: str = "auto",
-    device: str = "cpu",
-    num_threads: int = 1,
-    cpus_per_worker: float = 1.0,
-    gpus_per_worker: float = 0.0,
-    address: str | None = None,
-    show_progress: bool = True,
-) -> BuildSummary:
+def build_zoo(plan: Plan, root: Path, workers: Workers | None = None, *, show_progress: bool = True) -> BuildSummary:
     """Train every model of a plan and store every checkpoint; the same call again finishes what is missing.
+
+    It may be interrupted at any moment, also by ``kill -9``: what was committed stays, and the stored weights
+    have the same bits as without the interruption.
 
     Parameters
     ----------
@@ -50,97 +59,83 @@ def build_zoo(
         What to build.
     root
         The zoo directory; created, or resumed if it holds a zoo of the same spec.
-    num_workers
-        Ray workers at a time.
-    backend
-        ``ray``, ``local`` (in this process), or ``auto``: local for one worker on this machine or where Ray
-        is not installed, else Ray.
-    device
-        ``cpu`` or ``cuda``.
-    num_threads
-        Threads of torch in one worker.
-    cpus_per_worker, gpus_per_worker
-        Resources that Ray reserves for a worker; a fraction of a GPU lets workers share it.
-    address
-        An existing Ray cluster; every node must reach ``root``.
+    workers
+        Who trains; by default this process, on the CPU.
+    show_progress
+        Whether to report on stderr.
+
+    Returns
+    -------
+    BuildSummary
+        ``failures`` is empty if the zoo is complete.
 
     Raises
     ------
     InputError
-        If the directory holds another zoo.
+        If the directory holds something else, the images are missing or the device is absent; then
+        nothing is written.
     BuildError
         If another process builds this zoo, or workers cannot run. Committed blocks stay valid.
     """
     start = time.monotonic()
-    backend = _choose_backend(backend, num_workers, address)
-    jobs = prepare_zoo(plan, root, device=device, num_threads=num_threads)
+    settled = (Workers() if workers is None else workers).resolve()
+    jobs = prepare_zoo(plan, root, device=settled.device, num_threads=settled.num_threads)
     with BuildLock(root):
-        committed = cohort_progress(root)
-        pending = [job for job in jobs if not committed[job.cohort.name].final]
-        if pending:
-            failures = _run(
-                jobs,
-                pending,
-                root,
-                plan,
-                backend,
-                num_workers,
-                cpus_per_worker,
-                gpus_per_worker,
-                address,
-                show_progress,
-            )
-        else:
-            failures = {}
+        collect_orphans(root)
+        failures = _run(plan, root, jobs, settled, show_progress=show_progress)
         finalise(root)
     return _summarise(root, time.monotonic() - start, failures)
 
 
-def _choose_backend(backend: str, num_workers: int, address: str | None) -> str:
-    if backend not in ("auto", "local", "ray"):
-        raise BuildError(f"backend {backend!r}: expected auto, local or ray.")
-    if backend == "auto":
-        has_ray = importlib.util.find_spec("ray") is not None
-        return "ray" if has_ray and (num_workers > 1 or address is not None) else "local"
-    return backend
-
-
 def _run(
-    jobs: tuple[CohortJob, ...],
-    pending: list[CohortJob],
-    root: Path,
-    plan: Plan,
-    backend: str,
-    num_workers: int,
-    cpus_per_worker: float,
-    gpus_per_worker: float,
-    address: str | None,
-    show_progress: bool,
+    plan: Plan, root: Path, jobs: tuple[CohortJob, ...], workers: Workers, *, show_progress: bool
 ) -> dict[str, str]:
+    """Build the cohorts that are not complete; return failures by cohort."""
     committed = cohort_progress(root)
-    done = {job.cohort.name: (committed[job.cohort.name].last_epoch or 0) for job in jobs}
-    model_epochs = {job.cohort.name: done[job.cohort.name] * len(job.cohort.models) for job in jobs}
+    pending = [job for job in jobs if not committed[job.cohort.name].final]
+    if not pending:
+        return {}
     with BuildProgress(
-        root, num_models=plan.num_models, num_epochs=plan.epochs[-1], done=model_epochs, show=show_progress
+        root,
+        {job.cohort.name: len(job.cohort.models) for job in jobs},
+        {name: progress.last_epoch or 0 for name, progress in committed.items()},
+        num_epochs=plan.epochs[-1],
+        best=_best_accuracy(root),
+        show=show_progress,
     ) as progress:
-        progress.finished_before(sum(len(job.cohort.models) for job in jobs if job not in pending))
-        for job in pending:
-            progress.start(job.cohort.name, done[job.cohort.name], len(job.cohort.models))
-        if backend == "ray":
-            from zookeeper.build.ray import RayResources, run_ray
+        progress.say(_announce(plan, root, jobs, pending, progress, workers))
+        if workers.backend == "ray":
+            from zookeeper.build.ray import run_ray
 
-            resources = RayResources(num_workers, cpus_per_worker, gpus_per_worker, address)
-            return run_ray(pending, progress, resources)
+            return run_ray(pending, progress, workers)
         from zookeeper.build.local import run_local
 
         return run_local(pending, progress)
+
+
+def _announce(
+    plan: Plan,
+    root: Path,
+    jobs: tuple[CohortJob, ...],
+    pending: list[CohortJob],
+    progress: BuildProgress,
+    workers: Workers,
+) -> str:
+    resumed = progress.num_model_epochs > 0 or len(pending) < len(jobs)
+    size = f"{plan.num_models:,} models, {len(jobs):,} cohorts, {plan.num_checkpoints:,} checkpoints"
+    left = f"; {len(pending):,} cohorts are not complete" if resumed else ""
+    who = "in this process" if workers.backend == "local" else f"in {workers.num_workers} Ray workers"
+    return f"{'resuming' if resumed else 'building'} {root}: {size}{left}, {who} on {workers.device}"
+
+
+def _best_accuracy(root: Path) -> float:
+    frame, _ = read_frame(root, read_header(root), read_commits(root))
+    return float(frame["test_acc"].max()) if "test_acc" in frame and len(frame) else float("nan")
 
 
 def _summarise(root: Path, seconds: float, failures: dict[str, str]) -> BuildSummary:
     import zookeeper
 
     zoo = zookeeper.open(root)
-    models = zoo.models
-    best = float(models["test_acc"].max()) if "test_acc" in models and len(models) else float("nan")
-    diverged = int((models["status"] == "diverged").sum()) if len(models) else 0
-    return BuildSummary(root, len(models), len(zoo), diverged, best, seconds, failures)
+    diverged = int((zoo.models["status"] == DIVERGED).sum()) if len(zoo) else 0
+    return BuildSummary(root, len(zoo.models), len(zoo), diverged, _best_accuracy(root), seconds, failures)

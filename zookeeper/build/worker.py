@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 
 from zookeeper.build.job import CohortJob, load_spec_images, population_of
-from zookeeper.errors import BuildError
+from zookeeper.errors import BuildError, StoreError
 from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
-from zookeeper.population import Cohort, EpochResult, Population, TrainingData, train_cohort
+from zookeeper.population import Cohort, EpochResult, TrainingData, train_cohort
 from zookeeper.population.process import prepare_process
 from zookeeper.store.records import CommitRecord, cohort_commits
-from zookeeper.store.state import load_state
+from zookeeper.store.state import State, load_state
 from zookeeper.store.table import DIVERGED, OK
 from zookeeper.store.writer import AlreadyCommitted, Block, commit_block
 
@@ -67,24 +67,27 @@ def build_cohort(job: CohortJob, on_beat: OnBeat | None = None) -> Beat:
         try:
             return _go_on(job, images, on_beat)
         except AlreadyCommitted:
-            continue
+            continue  # a worker of a killed build lived on for a moment: its block stands
 
 
 def _go_on(job: CohortJob, images: ImageSet, on_beat: OnBeat | None) -> Beat:
     root = Path(job.root)
-    commits = cohort_commits(root, job.cohort.name)
-    last = commits[-1] if commits else None
+    last, stored = _resume_point(root, job.cohort.name)
     if last is not None and last.final:
         return Beat(job.cohort.name, len(job.cohort.models), last.last_epoch, float("nan"), 0)
     population = population_of(job.cohort.models[0], images)
     device = torch.device(job.device)
-    rows, state = _start(job, population, last, device)
-    pending = _Pending(job, root)
+    if stored is None:
+        models = job.cohort.models
+        start = initialise_rows(population.layout, [model.init for model in models], [model.seed for model in models])
+        stored = {_ROWS: start.astype(np.float32, copy=False)}
+    state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}
+    pending = _Pending(job, root, {split: images.count(split) for split in images.indices})
     results = train_cohort(
         population,
         cohort_factors(job),
         training_data(images, device),
-        rows,
+        state.pop(_ROWS),
         last_epoch=job.epochs[-1],
         first_epoch=0 if last is None else last.last_epoch + 1,
         state=state,
@@ -97,6 +100,20 @@ def _go_on(job: CohortJob, images: ImageSet, on_beat: OnBeat | None) -> Beat:
         if on_beat is not None:
             on_beat(beat)
     return beat
+
+
+def _resume_point(root: Path, cohort: str) -> tuple[CommitRecord | None, State | None]:
+    """Read a cohort's newest commit and the training state after it (None before the first, after the last)."""
+    while True:
+        commits = cohort_commits(root, cohort)
+        if not commits or commits[-1].final:
+            return (commits[-1] if commits else None), None
+        try:
+            return commits[-1], load_state(root, commits[-1])
+        except StoreError:
+            if cohort_commits(root, cohort) == commits:
+                raise
+            # another writer committed between the two looks, which retires the older state
 
 
 def training_data(images: ImageSet, device: torch.device) -> TrainingData:
@@ -127,24 +144,13 @@ def cohort_factors(job: CohortJob) -> Cohort:
     )
 
 
-def _start(
-    job: CohortJob, population: Population, last: CommitRecord | None, device: torch.device
-) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
-    if last is None:
-        models = job.cohort.models
-        rows = initialise_rows(population.layout, [model.init for model in models], [model.seed for model in models])
-        return torch.from_numpy(rows).to(device, torch.float32), None
-    arrays = load_state(Path(job.root), last)
-    state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in arrays.items()}
-    return state.pop(_ROWS), state
-
-
 @dataclass
 class _Pending:
     """Checkpoints since the last commit, and when to commit them."""
 
     job: CohortJob
     root: Path
+    num_images: dict[str, int]
     epochs: list[int] = field(default_factory=list)
     rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
     columns: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
@@ -159,7 +165,7 @@ class _Pending:
             return
         self.epochs.append(result.epoch)
         self.rows.append(result.rows.to("cpu", torch.float32, copy=True).numpy())
-        for name, values in _properties(result, seconds / len(result.rows)).items():
+        for name, values in _properties(result, self.num_images, seconds / len(result.rows)).items():
             self.columns.setdefault(name, []).append(values)
         is_last = result.epoch == self.job.epochs[-1]
         num_bytes = len(self.rows) * self.rows[0].nbytes
@@ -189,11 +195,13 @@ class _Pending:
         self.since_commit = time.monotonic()
 
 
-def _properties(result: EpochResult, seconds: float) -> dict[str, npt.NDArray[np.generic]]:
+def _properties(result: EpochResult, num_images: dict[str, int], seconds: float) -> dict[str, npt.NDArray[np.generic]]:
     columns: dict[str, npt.NDArray[np.generic]] = {}
     for split, evaluation in result.evaluations.items():
         columns[f"{split}_loss"] = evaluation.loss.cpu().numpy()
-        columns[f"{split}_acc"] = evaluation.accuracy.cpu().numpy()
+        # the share in double precision, so that 23 of 25 is .92 and not .9200000167
+        correct = np.rint(evaluation.accuracy.cpu().numpy().astype(np.float64) * num_images[split])
+        columns[f"{split}_acc"] = correct / num_images[split]
     if "train_acc" in columns and "test_acc" in columns:
         columns["generalization_gap"] = np.subtract(columns["train_acc"], columns["test_acc"])
     columns["batch_loss"] = result.batch_loss.to("cpu", torch.float32).numpy()

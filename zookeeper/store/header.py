@@ -188,20 +188,22 @@ def create_zoo(path: Path, header: ZooHeader) -> ZooHeader:
 
     Raises
     ------
+    InputError
+        If the directory holds something that is not a zoo.
     StoreError
-        If the directory holds another zoo (every difference is listed), something else, or cannot be written.
+        If it holds another zoo (every difference is listed), or cannot be written.
     """
     target = path / HEADER
     if not target.exists():
         if path.exists() and not path.is_dir():
-            raise StoreError(f"{path}: is a file; expected a directory. Choose another path.")
+            raise InputError(f"{path}: is a file; expected a directory. Choose another path.")
         strangers = [
             entry.name
             for entry in (path.iterdir() if path.exists() else ())
             if entry.name not in FOLDERS and not entry.name.startswith((TEMPORARY, "build.lock"))
         ]
         if strangers and not target.exists():
-            raise StoreError(
+            raise InputError(
                 f"{path}: is not a zoo and not empty (it holds {sorted(strangers)[0]!r}). Choose another path."
             )
     stamped = ZooHeader(

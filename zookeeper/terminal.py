@@ -1,0 +1,115 @@
+"""What the command lines share: errors become one line and an exit code, values become text."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from zookeeper.errors import Terminated, ZooError
+
+INTERRUPTED = 130
+_REMEDY = "What was finished is safe; the same command goes on."
+
+
+def run_app(application: Callable[..., Any]) -> NoReturn:
+    """Run a command line and exit: 0 done, or the code of the error, whose message is on stderr.
+
+    A `ZooError` ends in its own code and without a traceback, Ctrl-C in 130, SIGTERM in 143. Other
+    exceptions are bugs and keep their traceback.
+    """
+    try:
+        with _terminable():
+            application()
+    except ZooError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Terminated as stop:
+        typer.echo(f"terminated. {_REMEDY}", err=True)
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        typer.echo(f"interrupted. {_REMEDY}", err=True)  # typer turns Ctrl-C into this exit code
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document; numbers that JSON does not have (NaN, infinities) become null."""
+    typer.echo(json.dumps(_finite(value), indent=2, default=str, allow_nan=False))
+
+
+def print_pairs(pairs: dict[str, str]) -> None:
+    """Print names and values in two columns."""
+    width = max(len(key) for key in pairs)
+    for key, value in pairs.items():
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+def format_bytes(count: int) -> str:
+    """Bytes in the unit that fits, to three digits.
+
+    >>> format_bytes(541_862_499)
+    '542 MB'
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds, or seconds.
+
+    >>> format_duration(2.34), format_duration(150), format_duration(7260)
+    ('2.3 s', '2 min 30 s', '2 h 1 min')
+    """
+    minutes, left = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {left} s" if minutes else f"{seconds:.1f} s"
+
+
+def format_share(share: float) -> str:
+    """A share as a percentage; NaN (nothing to take a share of) as a dash.
+
+    >>> format_share(0.9213), format_share(float("nan"))
+    ('92.1%', '-')
+    """
+    return "-" if math.isnan(share) else f"{share:.1%}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, so that it is cleaned up after like Ctrl-C."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
