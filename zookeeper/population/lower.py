@@ -214,21 +214,39 @@ def _batchnorm(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     x = _unshare(state, op.shape, value)
     if is_vector:
         x = x.transpose(0, 1).flatten(1)  # [B, M*F]
-    mean = state.parts[f"{op.layer}.running_mean"].flatten().clone()
-    var = state.parts[f"{op.layer}.running_var"].flatten().clone()
+    names = [f"{op.layer}.running_mean", f"{op.layer}.running_var"]
+    mean, var = (state.statistics.get(name, state.parts[name]).flatten() for name in names)
     affine = op.options["affine"]
     scale = state.parts[f"{op.layer}.weight"].flatten() if affine else None
     shift = state.parts[f"{op.layer}.bias"].flatten() if affine else None
     momentum, eps = op.options["momentum"], op.options["eps"]
     if state.training:
-        mean, var = mean.detach(), var.detach()
-    y = F.batch_norm(x, mean, var, scale, shift, state.training, momentum, eps)
-    if state.training:
-        state.statistics[f"{op.layer}.running_mean"] = mean.view(state.num_models, -1)
-        state.statistics[f"{op.layer}.running_var"] = var.view(state.num_models, -1)
+        mean, var = mean.detach().clone(), var.detach().clone()  # updated in place
+        state.statistics |= {name: v.view(state.num_models, -1) for name, v in zip(names, (mean, var), strict=True)}
+    if mean.requires_grad:
+        y = _normalise(x, mean, var, scale, shift, eps)
+    else:
+        y = F.batch_norm(x, mean, var, scale, shift, state.training, momentum, eps)
     if is_vector:
         y = torch.unflatten(y, 1, (state.num_models, -1)).transpose(0, 1)
     return y, False
+
+
+def _normalise(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    """Batch norm with given statistics, differentiable in them too (`F.batch_norm` refuses that)."""
+    factor = torch.rsqrt(var + eps)
+    factor = factor if scale is None else factor * scale
+    offset = -mean * factor
+    offset = offset if shift is None else offset + shift
+    axes = (1, -1) + (1,) * (x.ndim - 2)
+    return torch.addcmul(offset.view(axes), x, factor.view(axes))
 
 
 def _activation(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
