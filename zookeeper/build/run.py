@@ -122,9 +122,9 @@ def _announce(
     workers: Workers,
 ) -> str:
     resumed = progress.num_model_epochs > 0 or len(pending) < len(jobs)
-    size = f"{plan.num_models:,} models, {len(jobs):,} cohorts, {plan.num_checkpoints:,} checkpoints"
-    left = f"; {len(pending):,} cohorts are not complete" if resumed else ""
-    who = "in this process" if workers.backend == "local" else f"in {workers.num_workers} Ray workers"
+    size = f"{plan.num_models:,} models in {len(jobs):,} cohort(s), {plan.num_checkpoints:,} checkpoints"
+    left = f"; {len(pending):,} cohort(s) not complete" if resumed else ""
+    who = "in this process" if workers.backend == "local" else f"in {workers.num_workers} Ray worker(s)"
     return f"{'resuming' if resumed else 'building'} {root}: {size}{left}, {who} on {workers.device}"
 
 
