@@ -82,7 +82,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "max pool": lambda: headed(nn.MaxPool2d(3, 2, 1), conv(), nn.MaxPool2d((2, 3), ceil_mode=True)),
     "max pool dilated": lambda: headed(conv(), nn.MaxPool2d(2, stride=1, dilation=2)),
-    "average pool": lambda: headed(nn.AvgPool2d(2), conv(), nn.AvgPool2d((2, 3), 1, padding=1, count_include_pad=False)),
+    "average pool": lambda: headed(
+        nn.AvgPool2d(2), conv(), nn.AvgPool2d((2, 3), 1, padding=1, count_include_pad=False)
+    ),
     "average pool ceil": lambda: headed(conv(), nn.AvgPool2d(3, 2, ceil_mode=True)),
     "adaptive average pool": lambda: headed(conv(), nn.AdaptiveAvgPool2d(1)),
     "adaptive average pool of images": lambda: headed(nn.AdaptiveAvgPool2d(1)),
@@ -110,14 +112,14 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "functions": lambda: Written(
         lambda net, x: net.head(
-            torch.flatten(F.avg_pool2d(F.softplus(F.leaky_relu(net.stem(F.max_pool2d(x, 2)), 0.2), 2.0), 2, stride=1, padding=1), 1)
+            torch.flatten(F.avg_pool2d(F.softplus(F.leaky_relu(net.stem(F.max_pool2d(x, 2)), 0.2), 2.0), 2, 1, 1), 1)
         ),
         stem=nn.Conv2d(4, 5, 2),
         head=nn.Linear(5 * 4 * 5, 3),
     ),
     "more functions": lambda: Written(
         lambda net, x: net.head(
-            torch.tanh(net.hidden(F.adaptive_avg_pool2d(F.elu(net.stem(x), 0.5).sigmoid(), (2, 2)).flatten(start_dim=1)))
+            net.hidden(F.adaptive_avg_pool2d(F.elu(net.stem(x), 0.5).sigmoid(), (2, 2)).flatten(start_dim=1)).tanh()
         ),
         stem=nn.Conv2d(4, 5, 3),
         hidden=nn.Linear(20, 6),
@@ -169,7 +171,9 @@ def build(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
         return MODULES[name]().double(), SHAPE
     shape = REGISTERED_SHAPES[name]
     num = 4 if name == "mlp" else 10
-    net = build_network(name, in_channels=shape[0], image_size=shape[1:], num_classes=num, activation="silu", dropout=0.3)
+    net = build_network(
+        name, in_channels=shape[0], image_size=shape[1:], num_classes=num, activation="silu", dropout=0.3
+    )
     return net.double(), shape
 
 

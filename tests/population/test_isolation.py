@@ -71,7 +71,10 @@ def run(case: Any, cohort: Cohort, rows: torch.Tensor, last_epoch: int = 2, **re
 def assert_same_bits(first: list[Snapshot], second: list[Snapshot], members: list[int]) -> None:
     for one, other in zip(first, second, strict=True):
         states = zip(one.state.values(), other.state.values(), strict=True)
-        pairs = [*zip(one.pick(members), other.pick(members), strict=True), *((a[members], b[members]) for a, b in states)]
+        pairs = [
+            *zip(one.pick(members), other.pick(members), strict=True),
+            *((a[members], b[members]) for a, b in states),
+        ]
         for a, b in pairs:
             assert torch.equal(a.nan_to_num(nan=-1e9), b.nan_to_num(nan=-1e9))
 
@@ -233,7 +236,7 @@ def test_tiles_cover_the_models_evenly(
 
 
 def test_wrong_cohorts_are_refused(case_named: Callable[[str], Any]) -> None:
-    with pytest.raises(InputError, match="factors of .* expected one value per model"):
+    with pytest.raises(InputError, match=r"factors of .* expected one value per model"):
         Cohort((1, 2), (0.1,), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), "adam", 16)
     with pytest.raises(InputError, match="expected one value per model"):
         Cohort((), (), (), (), (), "adam", 16)

@@ -139,9 +139,7 @@ def assert_equal_to_plain_torch(case: Any, cohort: Cohort) -> None:
 @pytest.mark.parametrize("seeds", list(SEEDS))
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw", "rmsprop"])
 @pytest.mark.parametrize("name", ["mlp", "cnn-digits", "normed"])
-def test_together_equals_alone(
-    name: str, optimizer: str, seeds: str, case_named: Callable[[str], Any]
-) -> None:
+def test_together_equals_alone(name: str, optimizer: str, seeds: str, case_named: Callable[[str], Any]) -> None:
     nesterov = optimizer == "nesterov"
     cohort = cohort_of(SEEDS[seeds], "sgd" if nesterov else optimizer, nesterov=nesterov)
     assert_equal_to_plain_torch(case_named(name), cohort)

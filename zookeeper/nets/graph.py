@@ -7,16 +7,15 @@ follow from the module alone, never from names of layers.
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from zookeeper.errors import StackError
@@ -103,20 +102,47 @@ def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
     copied = copy.deepcopy(module).eval()
     try:
         traced = fx.symbolic_trace(copied)
-    except (fx.proxy.TraceError, TypeError, ValueError) as error:
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise StackError(
-            f"{name}: the forward pass cannot be traced ({error}). Avoid control flow that depends on tensor values."
+            f"{name}: the forward pass cannot be traced ({_first_line(error)}). "
+            "Avoid control flow that depends on tensor values."
         ) from error
+    inputs = [node.name for node in traced.graph.nodes if node.op == "placeholder" and node.target[0] != "*"]
+    if len(inputs) != 1 or len(inputs) != sum(node.op == "placeholder" for node in traced.graph.nodes):
+        raise StackError(f"{name}: forward takes {inspect.signature(module.forward)}; expected one batch of images.")
     example = torch.zeros((2, *image_shape), dtype=next((p.dtype for p in copied.parameters()), torch.float32))
     try:
-        ShapeProp(traced).propagate(example)
-    except RuntimeError as error:
-        cause = error.__cause__ or error
+        _Shapes(traced).run(example)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise StackError(
-            f"{name}: the forward pass fails on images of shape {tuple(image_shape)} ({cause}). "
+            f"{name}: the forward pass fails on images of shape {tuple(image_shape)} ({_first_line(error)}). "
             "Check the image set against the architecture."
         ) from error
     return Graph(_Reader(traced, name).read())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a traced network once and notes the shape of every tensor."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        return result
+
+
+class _Call:
+    """An element-wise function with its options bound; the tensor comes first."""
+
+    def __init__(self, fn: Callable[..., torch.Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.fn, self.args, self.kwargs = fn, args, dict(kwargs)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fn(x, *self.args, **self.kwargs)
 
 
 class _Reader:
@@ -128,12 +154,11 @@ class _Reader:
         self.modules = dict(traced.named_modules())
         self.ops: list[Op] = []
         self.number_of: dict[fx.Node, int] = {}
+        self.in_place: list[int] = []
 
     def read(self) -> tuple[Op, ...]:
         for node in self.traced.graph.nodes:
             if node.op == "placeholder":
-                if self.ops:
-                    raise StackError(f"{self.name}: forward takes several inputs; expected one batch of images.")
                 self._append(node, "input", (), node.name, {})
             elif node.op == "call_module":
                 self._read_module(node, self.modules[str(node.target)])
@@ -152,12 +177,26 @@ class _Reader:
                 self.ops.append(Op("output", (number,), "output", shape, MappingProxyType({})))
             else:
                 raise StackError(f"{self.name}: {node.target} is read outside a layer; put it inside a layer.")
+        self._check_in_place()
         return tuple(self.ops)
+
+    def _check_in_place(self) -> None:
+        """Refuse a value that is overwritten before its last reader: the stacked form overwrites nothing."""
+        storage: list[int] = []
+        for number, op in enumerate(self.ops):
+            storage.append(storage[op.inputs[0]] if op.kind == "flatten" else number)
+        for number in self.in_place:
+            overwritten = storage[self.ops[number].inputs[0]]
+            if any(storage[source] == overwritten for op in self.ops[number + 1 :] for source in op.inputs):
+                raise StackError(
+                    f"{self.name}.{self.ops[number].layer}: overwrites a value that is read again later; "
+                    "expected inplace=False."
+                )
 
     def _append(
         self, node: fx.Node, kind: OpKind, inputs: tuple[Any, ...], layer: str, options: dict[str, Any]
     ) -> None:
-        shape = tuple(node.meta["tensor_meta"].shape)[1:]
+        shape = node.meta["shape"][1:]
         numbers = tuple(self.number_of[value] for value in inputs)
         self.number_of[node] = len(self.ops)
         self.ops.append(Op(kind, numbers, layer, shape, MappingProxyType(options)))
@@ -166,8 +205,11 @@ class _Reader:
         self.number_of[node] = self.number_of[source]
 
     def _read_module(self, node: fx.Node, layer: nn.Module) -> None:
-        path, source = str(node.target), node.args[0]
-        rank = len(self.ops[self.number_of[source]].shape) if isinstance(source, fx.Node) else -1
+        path = str(node.target)
+        if len(node.args) != 1 or node.kwargs:
+            raise self._refuse(path, f"{type(layer).__name__} with other than one positional argument")
+        source = self._source(node, path)
+        rank = len(self.ops[self.number_of[source]].shape)
         if isinstance(layer, nn.Conv2d):
             if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
                 raise self._refuse(path, f"Conv2d(padding={layer.padding!r}, padding_mode={layer.padding_mode!r})")
@@ -183,10 +225,11 @@ class _Reader:
             self._append(node, "batchnorm", (source,), path, options)
         elif isinstance(layer, _ELEMENTWISE_MODULES):
             self._append(node, "activation", (source,), path, {"fn": _without_inplace(layer)})
+            self._note_in_place(getattr(layer, "inplace", False))
         elif isinstance(layer, nn.MaxPool2d) and not layer.return_indices:
             options = {k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")}
             self._append(node, "maxpool", (source,), path, options)
-        elif isinstance(layer, nn.AvgPool2d):
+        elif isinstance(layer, nn.AvgPool2d) and layer.divisor_override is None:
             options = {
                 k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
             }
@@ -195,12 +238,23 @@ class _Reader:
             self._append(node, "adaptive_avgpool", (source,), path, {"output_size": layer.output_size})
         elif isinstance(layer, nn.Dropout):
             self._append(node, "dropout", (source,), path, {"p": layer.p})
+            self._note_in_place(layer.inplace)
         elif isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
             self._read_flatten(node, source, path)
         elif isinstance(layer, nn.Identity):
             self._alias(node, source)
         else:
             raise self._refuse(path, repr(layer))
+
+    def _source(self, node: fx.Node, where: str) -> fx.Node:
+        """Return the tensor a layer, function or method is applied to."""
+        if not node.args or not isinstance(node.args[0], fx.Node) or "shape" not in node.args[0].meta:
+            raise self._refuse(where, "a call whose first positional argument is not one tensor")
+        return node.args[0]
+
+    def _note_in_place(self, inplace: object) -> None:
+        if inplace:
+            self.in_place.append(len(self.ops) - 1)
 
     def _read_flatten(self, node: fx.Node, source: Any, path: str) -> None:
         if len(self.ops[self.number_of[source]].shape) == 1:
@@ -217,32 +271,40 @@ class _Reader:
             if first != second:
                 raise self._refuse(node.name, f"adding shapes {first} and {second}")
             self._append(node, "add", node.args, node.name, {})
+            self._note_in_place(target is operator.iadd)
         elif target in _ELEMENTWISE_FUNCTIONS:
             options = {k: v for k, v in node.kwargs.items() if k != "inplace"}
-            fn = partial(cast(Callable[..., torch.Tensor], target), *node.args[1:], **options)
-            self._append(node, "activation", (node.args[0],), node.name, {"fn": fn})
+            fn = _Call(cast(Callable[..., torch.Tensor], target), node.args[1:], options)
+            self._append(node, "activation", (self._source(node, node.name),), node.name, {"fn": fn})
+            self._note_in_place(node.kwargs.get("inplace"))
         elif target is torch.flatten and self._arguments(node, (0, -1), ("start_dim", "end_dim")) == (1, -1):
-            self._read_flatten(node, node.args[0], node.name)
+            self._read_flatten(node, self._source(node, node.name), node.name)
         elif target is F.max_pool2d:
-            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            size, stride, padding, dilation, ceil = self._arguments(node, (None, None, 0, 1, False), names)
-            options = dict(zip(names, (size, size if stride is None else stride, padding, dilation, ceil), strict=True))
-            self._append(node, "maxpool", (node.args[0],), node.name, options)
+            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+            self._read_pool(node, "maxpool", names, (None, None, 0, 1, False, False))
         elif target is F.avg_pool2d:
-            names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-            size, stride, padding, ceil, count = self._arguments(node, (None, None, 0, False, True), names)
-            options = dict(zip(names, (size, size if stride is None else stride, padding, ceil, count), strict=True))
-            self._append(node, "avgpool", (node.args[0],), node.name, options)
+            names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+            self._read_pool(node, "avgpool", names, (None, None, 0, False, True, None))
         elif target is F.adaptive_avg_pool2d:
             (size,) = self._arguments(node, (None,), ("output_size",))
-            self._append(node, "adaptive_avgpool", (node.args[0],), node.name, {"output_size": size})
+            source = self._source(node, node.name)
+            self._append(node, "adaptive_avgpool", (source,), node.name, {"output_size": size})
         elif target is torch.mean:
             self._read_mean(node)
         else:
             raise self._refuse(node.name, f"function {name}")
 
+    def _read_pool(self, node: fx.Node, kind: OpKind, names: tuple[str, ...], defaults: tuple[Any, ...]) -> None:
+        """Read a pooling function; its last option is one that cannot be stacked."""
+        options = dict(zip(names, self._arguments(node, defaults, names), strict=True))
+        if options.pop(names[-1]) not in (None, False):
+            raise self._refuse(node.name, f"{kind} with {names[-1]}")
+        if options["stride"] is None:
+            options["stride"] = options["kernel_size"]
+        self._append(node, kind, (self._source(node, node.name),), node.name, options)
+
     def _read_method(self, node: fx.Node) -> None:
-        target, source = str(node.target), node.args[0]
+        target, source = str(node.target), self._source(node, node.name)
         if target in _ELEMENTWISE_METHODS:
             self._append(node, "activation", (source,), node.name, {"fn": _ELEMENTWISE_METHODS[target]})
         elif target == "flatten" and self._arguments(node, (0, -1), ("start_dim", "end_dim")) == (1, -1):
@@ -255,16 +317,18 @@ class _Reader:
             raise self._refuse(node.name, f"method .{target}()")
 
     def _read_mean(self, node: fx.Node) -> None:
-        axes, keepdim = self._arguments(node, (None, False), ("dim", "keepdim"))
-        source = node.args[0]
-        rank = len(self.ops[self.number_of[source]].shape) if isinstance(source, fx.Node) else -1
+        axes, keepdim, dtype = self._arguments(node, (None, False, None), ("dim", "keepdim", "dtype"))
+        source = self._source(node, node.name)
+        rank = len(self.ops[self.number_of[source]].shape)
         wanted = sorted(axis % 4 for axis in axes) if isinstance(axes, (tuple, list)) else None
-        if rank != 3 or wanted != [2, 3] or keepdim:
+        if rank != 3 or wanted != [2, 3] or keepdim or dtype is not None:
             raise self._refuse(node.name, f"mean over {axes}")
         self._append(node, "mean", (source,), node.name, {})
 
-    @staticmethod
-    def _arguments(node: fx.Node, defaults: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
+    def _arguments(self, node: fx.Node, defaults: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
+        unknown = [key for key in node.kwargs if key not in names]
+        if unknown or len(node.args) > 1 + len(names):
+            raise self._refuse(node.name, f"{node.target} with {', '.join(unknown) or 'so many arguments'}")
         values = list(node.args[1:]) + list(defaults[len(node.args) - 1 :])
         for number, key in enumerate(names):
             if key in node.kwargs:

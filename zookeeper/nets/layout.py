@@ -214,7 +214,10 @@ class WeightLayout:
             if entry["kind"] not in get_args(BlockKind):
                 raise InputError(f"layout block {entry['name']!r}: unknown kind {entry['kind']!r}.")
             shapes[str(entry["name"])] = (tuple(int(n) for n in entry["shape"]), entry["kind"])
-        return cls.from_shapes(shapes)
+        layout = cls.from_shapes(shapes)
+        if [block.offset for block in layout.blocks] != [entry["offset"] for entry in value["blocks"]]:
+            raise InputError("layout: blocks do not follow each other; the stored layout is damaged.")
+        return layout
 
     def _check_width(self, width: int) -> None:
         if width != self.num_weights:

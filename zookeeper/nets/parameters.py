@@ -39,14 +39,17 @@ def named_blocks(module: nn.Module) -> dict[str, tuple[tuple[int, ...], BlockKin
             elif isinstance(layer, _NORMS):
                 kinds = {"weight": "scale", "bias": "shift"}
             else:
+                kinds = {}
+            if name not in kinds:
                 raise StackError(
                     f"{full}: parameters of a {type(layer).__name__} cannot be stacked; "
                     "expected Conv2d, Linear or BatchNorm layers to hold all parameters."
                 )
             blocks[full] = (tuple(parameter.shape), kinds[name])
         if isinstance(layer, _NORMS) and layer.track_running_stats:
-            buffers[f"{layer_name}.running_mean"] = ((layer.num_features,), "running_mean")
-            buffers[f"{layer_name}.running_var"] = ((layer.num_features,), "running_var")
+            prefix = f"{layer_name}." if layer_name else ""
+            buffers[f"{prefix}running_mean"] = ((layer.num_features,), "running_mean")
+            buffers[f"{prefix}running_var"] = ((layer.num_features,), "running_var")
     return blocks | buffers
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from zookeeper.errors import InputError
 from zookeeper.population.lower import Population
 
 _CACHE_BYTES = 8_000_000
@@ -30,7 +31,7 @@ class Evaluation:
 def _passes(population: Population, num_models: int, num_images: int, device: torch.device) -> tuple[int, int]:
     """Models and images of one pass, from shapes alone so that results do not depend on the machine's load."""
     budget = _CACHE_BYTES if device.type == "cpu" else _DEVICE_BYTES
-    models = min(num_models, _MAX_MODELS if device.type == "cpu" else num_models)
+    models = max(1, min(num_models, _MAX_MODELS if device.type == "cpu" else num_models))
     per_image = 4 * population.activation_floats * models
     return models, max(1, min(num_images, max(8, budget // per_image)))
 
@@ -58,7 +59,12 @@ def evaluate(population: Population, rows: torch.Tensor, images: torch.Tensor, l
     rows
         ``[M, P]``.
     images, labels
-        ``[n, C, H, W]`` normalised, and int64 ``[n]``.
+        ``[n, C, H, W]`` normalised, and int64 ``[n]``; n is 1 or more.
+
+    Raises
+    ------
+    InputError
+        If there are no images, or rows or images do not fit the architecture.
 
     Examples
     --------
@@ -72,6 +78,8 @@ def evaluate(population: Population, rows: torch.Tensor, images: torch.Tensor, l
     >>> [round(v, 4) for v in result.loss.tolist()]
     [0.6931, 0.6931, 0.6931]
     """
+    if len(images) == 0:
+        raise InputError("evaluate: there are no images; expected one or more.")
     loss = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
     correct = torch.zeros(rows.shape[0], dtype=torch.int64, device=rows.device)
     for members, part, logits in logits_by_pass(population, rows, images):
@@ -82,7 +90,7 @@ def evaluate(population: Population, rows: torch.Tensor, images: torch.Tensor, l
         )
         loss[members] += losses.sum(1, dtype=torch.float64)
         correct[members] += (logits.argmax(2) == target).sum(1)
-    num = max(1, images.shape[0])
+    num = images.shape[0]
     return Evaluation((loss / num).to(torch.float32), (correct.to(torch.float64) / num).to(torch.float32))
 
 
