@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zookeeper.errors import InputError
+from zookeeper.nets.initialise import initialise_rows
+from zookeeper.nets.parameters import load_row
+from zookeeper.population import Population, evaluate, predict
+
+passes = importlib.import_module("zookeeper.population.evaluate")
+
+
+def population_of(case: Any, num_models: int) -> tuple[Population, nn.Module, torch.Tensor]:
+    net = case.build().eval()
+    population = Population(net, case.image_shape)
+    rows = initialise_rows(population.layout, ["kaiming_normal"] * num_models, range(num_models))
+    return population, net, torch.from_numpy(rows).float()
+
+
+def plain(net: nn.Module, rows: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    """Loss, accuracy and classes of each network, one after another, in float64."""
+    losses, accuracies, classes = [], [], []
+    net = net.double()
+    with torch.no_grad():
+        for row in rows.double():
+            logits = load_row(net, row)(images.double())
+            losses.append(F.cross_entropy(logits, labels))
+            classes.append(logits.argmax(1))
+            accuracies.append((classes[-1] == labels).double().mean())
+    return [torch.stack(values) for values in (losses, accuracies, classes)]
+
+
+def draw(case: Any, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(num_images)
+    images = torch.randn(num_images, *case.image_shape, generator=generator)
+    return images, torch.randint(0, case.num_classes, (num_images,), generator=generator)
+
+
+@pytest.mark.parametrize(("num_models", "num_images"), [(1, 1), (1, 50), (7, 1), (7, 23), (3, 8), (5, 64)])
+@pytest.mark.parametrize("tiles", [(64, 8_000_000), (3, 1), (2, 400_000)], ids=["one pass", "8 images", "2 models"])
+@pytest.mark.parametrize("name", ["mlp", "cnn-digits", "normed"])
+def test_equals_a_plain_loop(
+    name: str,
+    tiles: tuple[int, int],
+    num_models: int,
+    num_images: int,
+    case_named: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passes, "_MAX_MODELS", tiles[0])
+    monkeypatch.setattr(passes, "_CACHE_BYTES", tiles[1])
+    case = case_named(name)
+    population, net, rows = population_of(case, num_models)
+    images, labels = draw(case, num_images)
+    loss, accuracy, classes = plain(net, rows, images, labels)
+    result = evaluate(population, rows, images, labels)
+    assert result.loss.dtype == result.accuracy.dtype == torch.float32
+    torch.testing.assert_close(result.loss, loss.float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(result.accuracy, accuracy.float(), rtol=0, atol=1e-7)
+    assert torch.equal(predict(population, rows, images), classes)
+
+
+def test_passes_cover_every_pair_once(case_named: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "_MAX_MODELS", 3)
+    monkeypatch.setattr(passes, "_CACHE_BYTES", 1)
+    case = case_named("mlp")
+    population, _, rows = population_of(case, 7)
+    counts = torch.zeros(7, 21)
+    shapes = []
+    for members, part, logits in passes.logits_by_pass(population, rows, draw(case, 21)[0]):
+        counts[members, part] += 1
+        shapes.append(tuple(logits.shape))
+    assert (counts == 1).all()
+    assert shapes == [(m, b, 4) for m in (3, 3, 1) for b in (8, 8, 5)]
+
+
+def test_a_broken_network_gets_a_nan_loss(case_named: Callable[[str], Any]) -> None:
+    case = case_named("cnn-digits")
+    population, _, rows = population_of(case, 4)
+    images, labels = draw(case, 30)
+    healthy = evaluate(population, rows, images, labels)
+    rows[2, 0] = torch.nan
+    broken = evaluate(population, rows, images, labels)
+    assert broken.loss.isnan().tolist() == [False, False, True, False]
+    assert broken.accuracy.isfinite().all()
+    for m in (0, 1, 3):
+        assert broken.loss[m] == healthy.loss[m]
+        assert broken.accuracy[m] == healthy.accuracy[m]
+
+
+def test_nothing_to_evaluate(case_named: Callable[[str], Any]) -> None:
+    case = case_named("mlp")
+    population, _, rows = population_of(case, 2)
+    images, labels = draw(case, 3)
+    assert predict(population, rows[:0], images).shape == (0, 3)
+    assert predict(population, rows, images[:0]).shape == (2, 0)
+    assert evaluate(population, rows[:0], images, labels).loss.shape == (0,)
+    with pytest.raises(InputError, match="no images; expected one or more"):
+        evaluate(population, rows, images[:0], labels[:0])
