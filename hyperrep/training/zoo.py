@@ -69,6 +69,11 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         )
     image = zoo.image
     population = load_population(architecture, activation, image.shape, image.num_classes)
+    if population.layout.digest != zoo.layout.digest:
+        raise InputError(
+            f"{zoo.path}: its rows are not those of {architecture} as it is now; expected layout "
+            f"{population.layout.digest}, got {zoo.layout.digest}. The architecture changed; build the zoo again."
+        )
     network = build_network(
         architecture,
         in_channels=image.channels,
