@@ -195,19 +195,19 @@ def test_every_member_matters(name: str) -> None:
 
 
 def test_interleaved_flatten_blocks_are_wrong() -> None:
-    net, shape = network("cnn-digits")
+    net, shape = network("cnn-small")
     images, row = images_for(shape), row_of(net)
     symmetry = Symmetry.of(net, shape)
     expected = outputs(net, row, images)
-    perm = np.roll(np.arange(16), 3)
-    perms = [np.arange(8), perm, np.arange(20)]
+    perm = np.roll(np.arange(4), 3)
+    perms = [np.arange(8), np.arange(6), perm, np.arange(20)]
     right = symmetry.layout.unflatten(row[symmetry.index_of(perms)])
     torch.testing.assert_close(outputs(net, symmetry.layout.flatten(right), images), expected, rtol=1e-11, atol=1e-11)
-    interleaved = (np.arange(4)[:, None] * 16 + perm).ravel()
+    interleaved = (np.arange(9)[:, None] * 4 + perm).ravel()
     original = symmetry.layout.unflatten(row)["fc1.weight"]
     wrong = right | {"fc1.weight": original[:, torch.from_numpy(interleaved)]}
     assert (outputs(net, symmetry.layout.flatten(wrong), images) - expected).abs().max() > 1e-3
-    within = (np.arange(16)[:, None] * 4 + np.array([1, 2, 3, 0])).ravel()
+    within = (np.arange(4)[:, None] * 9 + np.roll(np.arange(9), 2)).ravel()
     wrong = symmetry.layout.unflatten(row) | {"fc1.weight": original[:, torch.from_numpy(within)]}
     assert (outputs(net, symmetry.layout.flatten(wrong), images) - expected).abs().max() > 1e-3
 
@@ -262,13 +262,14 @@ def test_group_sizes(name: str, sizes: list[int]) -> None:
 
 
 def test_names_play_no_part() -> None:
-    net = build_network("cnn-digits", in_channels=1, image_size=(8, 8), num_classes=10, activation="relu")
-    conv1, conv2, fc1 = (net.get_submodule(name) for name in ("conv1", "conv2", "fc1"))
+    net = build_network("cnn-small", in_channels=1, image_size=(28, 28), num_classes=10, activation="relu")
+    convs = [net.get_submodule(f"conv{number}") for number in (1, 2, 3)]
+    body = [layer for conv in convs[:2] for layer in (conv, nn.MaxPool2d(2), nn.ReLU())]
     anonymous = nn.Sequential(
-        conv1, nn.MaxPool2d(2), nn.ReLU(), conv2, nn.ReLU(), nn.Flatten(), fc1, nn.ReLU(), nn.Linear(20, 10)
+        *body, convs[2], nn.ReLU(), nn.Flatten(), net.get_submodule("fc1"), nn.ReLU(), nn.Linear(20, 10)
     )
-    first = Symmetry.of(net, (1, 8, 8)).draw(3, np.random.default_rng(5))
-    second = Symmetry.of(anonymous, (1, 8, 8)).draw(3, np.random.default_rng(5))
+    first = Symmetry.of(net, (1, 28, 28)).draw(3, np.random.default_rng(5))
+    second = Symmetry.of(anonymous, (1, 28, 28)).draw(3, np.random.default_rng(5))
     assert np.array_equal(first, second)
 
 
