@@ -102,7 +102,7 @@ def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
     copied = copy.deepcopy(module).eval()
     try:
         traced = fx.symbolic_trace(copied)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NameError) as error:
         raise StackError(
             f"{name}: the forward pass cannot be traced ({_first_line(error)}). "
             "Avoid control flow that depends on tensor values."
@@ -112,7 +112,9 @@ def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
         raise StackError(f"{name}: forward takes {inspect.signature(module.forward)}; expected one batch of images.")
     example = torch.zeros((2, *image_shape), dtype=next((p.dtype for p in copied.parameters()), torch.float32))
     try:
-        _Shapes(traced).run(example)
+        shapes = _Shapes(traced)
+        shapes.extra_traceback = False
+        shapes.run(example)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise StackError(
             f"{name}: the forward pass fails on images of shape {tuple(image_shape)} ({_first_line(error)}). "
