@@ -95,7 +95,7 @@ class BuildProgress:
         self._lines = show and self._bar.disable
         self._started = self._last_line = time.monotonic()
         self._initial = self.num_model_epochs
-        self._describe()
+        self._bar.set_postfix_str(self._text, refresh=False)
 
     @property
     def num_finished(self) -> int:
@@ -123,13 +123,12 @@ class BuildProgress:
 
     def beat(self, beat: Beat) -> None:
         """Show a sign of life; one that is older than what was seen changes nothing."""
-        before = self._seen[beat.cohort]
-        if beat.epoch > before:
-            self._seen[beat.cohort] = beat.epoch
-            self._bar.update((beat.epoch - before) * beat.num_models)
+        news = max(0, beat.epoch - self._seen[beat.cohort])
+        self._seen[beat.cohort] += news
         if beat.best_test_acc == beat.best_test_acc and not self.best >= beat.best_test_acc:
             self.best = beat.best_test_acc
         self._describe()
+        self._bar.update(news * beat.num_models)
 
     def poll(self) -> None:
         """Read the files of all workers; one that cannot be read now is read next time."""
@@ -137,16 +136,20 @@ class BuildProgress:
             with suppress(OSError, ValueError, TypeError, KeyError):
                 self.beat(Beat(**json.loads(path.read_text())))
 
-    def _describe(self) -> None:
+    @property
+    def _text(self) -> str:
         best = "-" if self.best != self.best else f"{self.best:.1%}"
-        text = f"models {self.num_finished:,}/{sum(self._cohorts.values()):,}, best {best}"
-        self._bar.set_postfix_str(text, refresh=False)
+        return f"models {self.num_finished:,}/{sum(self._cohorts.values()):,}, best {best}"
+
+    def _describe(self) -> None:
         if self._lines and time.monotonic() - self._last_line >= _LINE_SECONDS:
             self._last_line = time.monotonic()
-            total = sum(self._cohorts.values()) * self._num_epochs
-            rate = (self.num_model_epochs - self._initial) / (self._last_line - self._started)
-            left = "?" if rate == 0 else tqdm.format_interval((total - self.num_model_epochs) / rate)
-            self.say(f"{self.num_model_epochs:,}/{total:,} model-epochs, ETA {left}, {text}")
+            done, total = self.num_model_epochs, sum(self._cohorts.values()) * self._num_epochs
+            rate = (done - self._initial) / (self._last_line - self._started)
+            left = "?" if rate == 0 else tqdm.format_interval((total - done) / rate)
+            self.say(f"{done:,}/{total:,} model-epochs, ETA {left}, {self._text}")
+        elif not self._lines:
+            self._bar.set_postfix_str(self._text, refresh=False)
 
     def _remove_folder(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
