@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from zookeeper.cli import run_app
 from zookeeper.errors import InputError
+from zookeeper.terminal import run_app
 
 if TYPE_CHECKING:
     import pandas as pd

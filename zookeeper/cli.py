@@ -10,8 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from zookeeper.terminal import format_bytes, format_duration, format_share, print_json, print_pairs
-from zookeeper.terminal import run_app as run_app
+from zookeeper.terminal import format_bytes, format_duration, format_share, print_json, print_pairs, run_app
 
 app = typer.Typer(
     name="zookeeper",

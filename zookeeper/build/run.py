@@ -134,8 +134,8 @@ def _best_accuracy(root: Path) -> float:
 
 
 def _summarise(root: Path, seconds: float, failures: dict[str, str]) -> BuildSummary:
-    import zookeeper
+    from zookeeper.zoo import open as open_zoo
 
-    zoo = zookeeper.open(root)
+    zoo = open_zoo(root)
     diverged = int((zoo.models["status"] == DIVERGED).sum()) if len(zoo) else 0
     return BuildSummary(root, len(zoo.models), len(zoo), diverged, _best_accuracy(root), seconds, failures)
