@@ -47,6 +47,8 @@ class LossSection(Section):
     ``gamma`` weighs contrast, ``beta`` structure against behaviour: 0.05 and 0.1 are paper 000's
     "structure and behaviour", ``beta: 1`` its baseline without behaviour. ``normalise: layer`` divides
     the structural error by each layer's variance. ``outputs`` says what the behavioural part compares.
+    ``decoded_views: 1`` decodes only the first of the two views that the contrastive part needs, which
+    saves half of the decoder and of the behavioural part.
     """
 
     gamma: Share
@@ -54,6 +56,7 @@ class LossSection(Section):
     normalise: Literal["layer", "none"] = "layer"
     outputs: Literal["softmax", "raw"] = "softmax"
     queries: PositiveInt = 256
+    decoded_views: Literal[1, 2] = 2
     temperature: Positive = 0.1
 
 

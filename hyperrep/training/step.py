@@ -174,7 +174,10 @@ class Objective:
     def _forward(
         self, rows: torch.Tensor, generator: torch.Generator, *, augmented: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Views, their latents and decoded rows; two views if the contrastive part needs them, else one."""
+        """Decoded views as they were, latents of all views, decoded rows.
+
+        There are two views if the contrastive part needs them, else one.
+        """
         augment = self.config.augment
         num_views = 2 if self.config.loss.gamma > 0 else 1
         permutations = self.data.permutations if augment.permute else None
@@ -184,4 +187,6 @@ class Objective:
             tokens = add_noise(tokens, self.hyper.tokeniser.mask, generator, sigma=augment.noise)
             tokens = erase(tokens, generator, probability=augment.erase)
         latents = self.hyper.model.encode(tokens)
-        return views, latents, self.hyper.rows_of(self.hyper.model.decode(latents))
+        num_decoded = len(rows) * min(num_views, self.config.loss.decoded_views)
+        decoded = self.hyper.rows_of(self.hyper.model.decode(latents[:num_decoded]))
+        return views[:num_decoded], latents, decoded

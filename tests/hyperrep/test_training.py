@@ -145,6 +145,15 @@ def test_parts_without_weight_are_not_computed(data: FitData, tmp_path: Path) ->
     assert seen == [{"total", "structure", "grad_norm"}]
 
 
+def test_one_decoded_view_leaves_the_contrastive_part_as_it_is(data: FitData, tmp_path: Path) -> None:
+    seen: dict[int, dict[str, float]] = {}
+    for views in (1, 2):
+        run = config(loss__decoded_views=views, training__steps=1)
+        fit(run, data, tmp_path / str(views), on_step=lambda count, values, n=views: seen.update({n: dict(values)}))
+    assert seen[1]["contrast"] == seen[2]["contrast"]
+    assert seen[1]["structure"] != seen[2]["structure"]
+
+
 class Broken:
     """A population whose outputs for decoded rows are not finite from the third call with gradients on."""
 
