@@ -24,7 +24,7 @@ CONFIG = TrainConfig.model_validate_json(
     json.dumps(
         {
             "name": "tiny",
-            "tokens": {"width": 73},
+            "tokens": {"width": 65},
             "model": {"d_model": 16, "num_heads": 2, "num_layers": 1, "latent": 4},
             "loss": {"gamma": 0.05, "beta": 0.1},
             "training": {"steps": 1},
@@ -105,7 +105,7 @@ def test_arrays_of_numpy_are_rows_too(hyper: HyperRepresentation, rows: torch.Te
     array = rows[:3].numpy().astype(np.float64)
     assert torch.equal(hyper.embed(array), hyper.embed(rows[:3]))
     assert hyper.embed(rows[:3]).shape == (3, 4)
-    assert hyper.encode(rows[:0]).shape == (0, 64, 4)
+    assert hyper.encode(rows[:0]).shape == (0, 54, 4)
 
 
 def test_untrained_is_a_function_of_the_seed(hyper: HyperRepresentation, rows: torch.Tensor) -> None:
@@ -135,9 +135,9 @@ def test_a_folder_of_another_version_is_refused(hyper: HyperRepresentation, tmp_
 
 
 def test_wrong_widths_are_refused(hyper: HyperRepresentation) -> None:
-    with pytest.raises(InputError, match=r"expected \[N, 2152\]"):
+    with pytest.raises(InputError, match=r"expected \[N, 2118\]"):
         hyper.encode(torch.zeros(2, 5))
-    with pytest.raises(InputError, match=r"expected \[N, 64, 4\]"):
-        hyper.decode(torch.zeros(2, 64, 5))
+    with pytest.raises(InputError, match=r"expected \[N, 54, 4\]"):
+        hyper.decode(torch.zeros(2, 54, 5))
     with pytest.raises(InputError, match="not divisible"):
         Sane(torch.ones(2, 3).bool(), torch.zeros(2, 3).long(), latent=1, d_model=5, num_heads=2, num_layers=1)

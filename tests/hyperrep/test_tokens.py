@@ -42,7 +42,7 @@ def test_detokenise_inverts_tokenise_bit_for_bit(name: str, width: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "width", "num_tokens"),
-    [("cnn-digits", 73, 64), ("cnn-large", 289, 93), ("cnn-large", 64, 217), ("lenet5", 256, 356)],
+    [("cnn-digits", 65, 54), ("cnn-large", 289, 93), ("cnn-large", 64, 217), ("lenet5", 256, 356)],
 )
 def test_number_of_tokens_is_the_published_one(name: str, width: int, num_tokens: int) -> None:
     assert Tokeniser(layout_of(name), width).num_tokens == num_tokens
@@ -50,18 +50,18 @@ def test_number_of_tokens_is_the_published_one(name: str, width: int, num_tokens
 
 def test_a_token_holds_one_channel_with_its_bias_last() -> None:
     layout = layout_of("cnn-digits")
-    tokeniser = Tokeniser(layout, 73)
+    tokeniser = Tokeniser(layout, 65)
     rows = torch.arange(float(layout.num_weights))[None]
     parts = layout.unflatten(rows)
-    third = tokeniser.tokenise(rows)[0, 8 + 2]  # channel 2 of conv2
-    assert torch.equal(third, torch.cat([parts["conv2.weight"][0, 2].flatten(), parts["conv2.bias"][0, 2:3]]))
-    assert tokeniser.positions[8 + 2].tolist() == [10, 1, 2]
+    third = tokeniser.tokenise(rows)[0, 8 + 16 + 2]  # unit 2 of fc1
+    assert torch.equal(third, torch.cat([parts["fc1.weight"][0, 2], parts["fc1.bias"][0, 2:3]]))
+    assert tokeniser.positions[8 + 16 + 2].tolist() == [26, 2, 2]
 
 
 def test_positions_repeat_layer_and_channel_for_every_chunk() -> None:
-    tokeniser = Tokeniser(layout_of("cnn-digits"), 40)  # channels of conv2 have 73 entries: two tokens each
-    of_conv2 = tokeniser.positions[tokeniser.positions[:, 1] == 1]
-    assert of_conv2[:, 2].tolist() == [channel for channel in range(12) for _ in range(2)]
+    tokeniser = Tokeniser(layout_of("cnn-digits"), 40)  # fc1 units have 65 entries: two tokens each
+    of_fc1 = tokeniser.positions[tokeniser.positions[:, 1] == 2]
+    assert of_fc1[:, 2].tolist() == [unit for unit in range(20) for _ in range(2)]
     assert tokeniser.positions[:, 0].tolist() == list(range(tokeniser.num_tokens))
 
 
@@ -86,7 +86,7 @@ def test_gradients_are_those_of_the_gathers() -> None:
 
 def test_detokenise_never_reads_padding() -> None:
     tokeniser = Tokeniser(layout_of("cnn-digits"), 65)
-    rows = torch.randn(2, tokeniser.layout.num_weights)
+    rows = torch.randn(2, 2118)
     poisoned = tokeniser.tokenise(rows).masked_fill(~tokeniser.mask, torch.nan)
     assert torch.equal(tokeniser.detokenise(poisoned), rows)
 
