@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import zookeeper
 from zookeeper import Plan, build_zoo
 from zookeeper.build import progress as progress_module
 from zookeeper.build import worker
@@ -90,9 +91,28 @@ def test_without_a_terminal_lines_say_what_happens(
     assert first.startswith(f"resuming {tmp_path / 'zoo'}: ")
     assert "; 2 cohort(s) not complete, in this process" in first
     assert second.startswith("24/72 model-epochs, ETA 00:0")
-    best = [float(line.rpartition(" ")[2].rstrip("%")) for line in (lines[-1], second)]
-    assert best[1] >= best[0]  # what is stored counts
     assert last.startswith("72/72 model-epochs, ETA 00:00, models 12/12, best ")
+
+
+def test_best_accuracy_of_earlier_runs_counts(
+    plan_of: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "COMMIT_BYTES", 1)
+    seen: list[float] = []
+
+    def beat(self: BuildProgress, beat: Beat) -> None:
+        seen.append(self.best)
+        if beat.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(BuildProgress, "beat", beat)
+    with pytest.raises(KeyboardInterrupt):
+        build_zoo(plan_of(), tmp_path / "zoo", show_progress=False)
+    stored = zookeeper.open(tmp_path / "zoo").frame["test_acc"].max()
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        build_zoo(plan_of(), tmp_path / "zoo", show_progress=False)
+    assert seen[0] == stored
 
 
 def _stop_at(epoch: int, real: Callable[[BuildProgress, Beat], None]) -> Callable[[BuildProgress, Beat], None]:

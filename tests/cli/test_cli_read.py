@@ -50,6 +50,7 @@ def test_query_prints_lines_of_json_csv_or_a_table(run: Run, zoo: Path) -> None:
     assert (ended.code, ended.err, len(rows)) == (0, "", 6)
     for column in ("model_id", "lr", "init", "seed", "test_acc", "split"):
         assert [row[column] for row in rows] == expected[column].tolist()
+    assert [row["test_loss"] for row in rows] == pytest.approx(expected["test_loss"].tolist(), rel=1e-12)
     ended = run("query", zoo, "epoch == 3 and lr > .002", "--csv")
     read = pd.read_csv(io.StringIO(ended.out))
     assert read["test_loss"].tolist() == expected["test_loss"].tolist()
