@@ -13,7 +13,7 @@ from zookeeper.nets.graph import trace
 from zookeeper.nets.registry import architecture_names, build_network
 
 WEIGHT_COUNTS = [
-    ("cnn-digits", 1, 8, 10, 2152),
+    ("cnn-digits", 1, 8, 10, 2118),
     ("cnn-small", 1, 28, 10, 2464),
     ("cnn-small", 3, 28, 10, 2864),
     ("cnn-medium", 1, 28, 10, 3047),
