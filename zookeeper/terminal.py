@@ -35,9 +35,9 @@ def run_app(application: Callable[..., Any]) -> NoReturn:
         typer.echo(f"terminated. {_REMEDY}", err=True)
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+        if not _is_interrupt(stop):
             raise
-        typer.echo(f"interrupted. {_REMEDY}", err=True)  # typer turns Ctrl-C into this exit code
+        typer.echo(f"interrupted. {_REMEDY}", err=True)
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
@@ -87,6 +87,13 @@ def format_share(share: float) -> str:
     ('92.1%', '-')
     """
     return "-" if math.isnan(share) else f"{share:.1%}"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an exception goes back to: releases of typer turn it into exits of several codes."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _finite(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ import torch
 import zookeeper
 from zookeeper.build import local
 from zookeeper.build.progress import BuildProgress
-from zookeeper.errors import Terminated
 from zookeeper.store.lock import BuildLock
 
 CORPUS = sorted((Path(__file__).parents[1] / "spec" / "corpus").glob("*.yaml"))
@@ -192,23 +193,23 @@ def test_failed_cohorts_end_in_code_3(run: Run, spec: Path, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "word"), [(KeyboardInterrupt, 130, "interrupted"), (Terminated, 143, "terminated")]
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_interrupted_build_says_how_to_go_on(
-    raised: type[BaseException],
-    code: int,
-    word: str,
-    run: Run,
-    spec: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_signal_ends_a_build_cleanly_and_the_same_command_finishes(
+    number: int, code: int, word: str, run: Run, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def beat(self: BuildProgress, beat: object) -> None:
-        raise raised
+        os.kill(os.getpid(), number)
 
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(BuildProgress, "beat", beat)
         ended = run("build", spec, "--out", tmp_path / "zoo")
     assert (ended.code, ended.out) == (code, "")
-    assert ended.err.splitlines()[-1] == f"{word}. What was finished is safe; the same command goes on."
+    started, said = ended.err.splitlines()
+    assert started.startswith("building ")
+    assert said == f"{word}. What was finished is safe; the same command goes on."
+    assert signal.getsignal(number) == before
+    left = {path.name for path in (tmp_path / "zoo").iterdir()}
+    assert left == {"commits", "meta", "shards", "state", "zoo.json"}
     assert run("build", spec, "--out", tmp_path / "zoo").code == 0

@@ -1,13 +1,11 @@
-"""The command as a process: signals, pipes and what it imports."""
+"""The command as a process: pipes, a terminal and what it imports."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,23 +23,6 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "PYTHONPATH": str(PACKAGE)},
     )
-
-
-def test_signals_end_a_build_cleanly(spec: Path, tmp_path: Path) -> None:
-    long = tmp_path / "long.yaml"
-    long.write_text(spec.read_text().replace("epochs: 3", "epochs: 1000000").replace("every: 1", "log: 3"))
-    ends = [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
-    builds = [start("build", long, "--out", tmp_path / str(number), "--local") for number, _, _ in ends]
-    for (number, code, word), process in zip(ends, builds, strict=True):
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("building ")
-        time.sleep(0.1)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, out) == (code, "")
-        assert err == f"{word}. What was finished is safe; the same command goes on.\n"
-        assert not (tmp_path / str(number) / "build.lock").exists()
-        assert not (tmp_path / str(number) / "progress").exists()
 
 
 def test_closed_pipe_is_no_traceback(zoo: Path) -> None:
