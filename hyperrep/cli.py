@@ -47,18 +47,17 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of continuing.")] = False,
 ) -> None:
     """Train a hyper-representation; the same command again continues an interrupted training."""
-    import torch
-
     import zookeeper
     from hyperrep.config import load_config
     from hyperrep.training.zoo import fit_zoo
+    from zookeeper.population.process import prepare_process
 
     settings = load_config(config)
     source = zoo or (Path(settings.zoo) if settings.zoo else None)
     if source is None:
         raise InputError(f"{config}: names no zoo. Add `zoo: PATH` or pass --zoo.")
     target = out or Path("data/hyperrep") / settings.name
-    torch.set_num_threads(settings.training.threads)
+    prepare_process(settings.training.threads)
     fit_zoo(settings, zookeeper.open(source), target, resume=not fresh, progress=sys.stderr.isatty())
     typer.echo(target)
 

@@ -90,12 +90,11 @@ def _receive(connection: Connection, job: TrainingJob, bars: _Bars) -> bool:
 def _train(job: TrainingJob, sender: Connection) -> None:
     """Run in the child: report every step, then how it ended. The parent alone decides about Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
     import zookeeper
     from hyperrep.training.zoo import fit_zoo
+    from zookeeper.population.process import prepare_process
 
-    torch.set_num_threads(job.config.training.threads)
+    prepare_process(job.config.training.threads)
 
     def report(step: int, values: Mapping[str, float]) -> None:
         sender.send(("step", (step, dict(values))))
