@@ -114,14 +114,14 @@ def test_a_shared_seed_shares_the_draw() -> None:
 
 
 def test_a_model_does_not_depend_on_its_neighbours() -> None:
-    inits = ["normal", "uniform", "kaiming_normal", "normal", "torch_default"]
-    seeds = [3, 1, 4, 3, 1]
+    inits = ["normal", "uniform", "kaiming_normal", "normal", "torch_default", "normal", "normal"]
+    seeds = [3, 1, 4, 3, 1, 0, 3]
     rows = initialise_rows(LAYOUT, inits, seeds)
-    assert rows.shape == (5, LAYOUT.num_weights)
+    assert rows.shape == (7, LAYOUT.num_weights)
     assert rows.dtype == np.float64
     for number, (init, seed) in enumerate(zip(inits, seeds, strict=True)):
         assert np.array_equal(initialise_rows(LAYOUT, [init], [seed])[0], rows[number])
-    order = [4, 2, 0, 1, 3]
+    order = [4, 2, 6, 0, 5, 1, 3]
     permuted = initialise_rows(LAYOUT, [inits[m] for m in order], [seeds[m] for m in order])
     assert np.array_equal(permuted, rows[order])
     assert np.array_equal(rows[0], rows[3])
