@@ -26,7 +26,7 @@ WEIGHT_COUNTS = [
 POOL_FIRST = ["conv", "maxpool", "activation", "dropout"]
 ORDERS = {
     "cnn-digits": [
-        *("conv", "activation", "dropout", *POOL_FIRST, "conv", "activation", "dropout"),
+        *(*POOL_FIRST, "conv", "activation", "dropout"),
         *("flatten", "linear", "activation", "dropout", "linear"),
     ],
     "cnn-small": [*POOL_FIRST * 2, "conv", "activation", "flatten", "linear", "activation", "dropout", "linear"],
