@@ -137,19 +137,24 @@ def evaluate(
 ) -> None:
     """Reconstruct the test models and probe the embedding beside W, s(W) and untrained encoders."""
     import numpy as np
+    import pandas as pd
 
     from hyperrep.baselines.weight_statistics import weight_statistics
     from hyperrep.report.tables import probe_table, reconstruction_table
     from hyperrep.tasks.opening import build_examiner, read_split
     from hyperrep.tasks.probe import probe
-    from hyperrep.tasks.reconstruct import compare, summarise
+    from hyperrep.tasks.reconstruct import STAND_IN, compare, compare_stand_in, summarise
     from hyperrep.tasks.split import ROLES
 
     hyper, opened, epochs = _open(model, zoo, epoch)
     splits = {role: read_split(opened, role, epochs) for role in ROLES}
     test = splits["test"]
-    comparison = compare(test, np.asarray(hyper.reconstruct(test.rows)), build_examiner(opened))
-    reconstruction = summarise(comparison).assign(losses=hyper.config.name)
+    examiner = build_examiner(opened)
+    comparisons = {
+        hyper.config.name: compare(test, np.asarray(hyper.reconstruct(test.rows)), examiner),
+        STAND_IN: compare_stand_in(splits["train"], test, examiner),
+    }
+    reconstruction = pd.concat([summarise(part).assign(losses=name) for name, part in comparisons.items()])
     encoders = {f"untrained encoder {seed}": hyper.untrained(seed) for seed in range(untrained)}
     encoders[hyper.config.name] = hyper
     features = {

@@ -98,7 +98,11 @@ def reconstruction_table(summary: pd.DataFrame) -> ReportTable:
         "losses", "models", "checkpoints", "L2 of weights", "agreement",
         "mean accuracy", "of reconstructions", "best accuracy", "of reconstructions",
     )  # fmt: skip
-    note = "Models of the test split, behaviour on test images; mean ± standard deviation over checkpoints."
+    note = (
+        "Models of the test split, behaviour on test images; mean ± standard deviation over checkpoints. The last rows "
+        "put one network, chosen on validation images, in the place of every reconstruction: agreement that needs no "
+        "knowledge of the original."
+    )
     return ReportTable("Do reconstructions behave like their originals?", columns, rows, note)
 
 

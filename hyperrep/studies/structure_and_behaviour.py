@@ -23,11 +23,11 @@ from hyperrep.studies.parallel import TrainingJob, train_all
 from hyperrep.studies.steps import Step, StepResult, run_step
 from hyperrep.studies.study import SUBJECTS, UNTRAINED, Study
 from hyperrep.studies.writing import write_report
-from hyperrep.tasks.generate import examine_samples, sample_rows, select_on_validation, summarise_samples
+from hyperrep.tasks.generate import examine_samples, sample_rows, summarise_samples
 from hyperrep.tasks.probe import probe
-from hyperrep.tasks.reconstruct import compare, summarise
+from hyperrep.tasks.reconstruct import STAND_IN, compare, compare_stand_in, summarise
 from hyperrep.tasks.sampled import store_samples
-from hyperrep.tasks.split import Role, ZooSplit
+from hyperrep.tasks.split import Role, ZooSplit, select_on_validation
 from hyperrep.training.saved import HyperRepresentation
 from zookeeper.build import Workers, build_zoo
 from zookeeper.errors import BuildError
@@ -37,7 +37,7 @@ from zookeeper.store.files import hash_bytes
 from zookeeper.store.header import canonical_json
 
 SAVED_FILES = ("model.safetensors", "config.json", "layout.json", "scaling.json", "log.csv")
-_TASK_VERSION = 1  # raise when a task computes something else, so that finished studies are measured anew
+_TASK_VERSION = 2  # raise when a task computes something else, so that finished studies are measured anew
 
 
 def run_study(
@@ -140,7 +140,10 @@ def run_probes(study: Study) -> None:
 
 
 def run_reconstructions(study: Study) -> None:
-    """Reconstruct the test-split models with both hyper-representations and compare on test images."""
+    """Reconstruct the test-split models with both hyper-representations and compare on test images.
+
+    Beside them stands what an autoencoder reaches that decodes everything to one good network.
+    """
     test = study.splits["test"]
     comparisons, summaries = [], []
     for role in SUBJECTS:
@@ -148,6 +151,8 @@ def run_reconstructions(study: Study) -> None:
         comparison = compare(test, np.asarray(study.model(role).reconstruct(test.rows)), study.examiner)
         comparisons.append(comparison.assign(losses=label))
         summaries.append(summarise(comparison).assign(losses=label))
+    stand_in = compare_stand_in(study.splits["train"], test, study.examiner)
+    summaries.append(summarise(stand_in).assign(losses=STAND_IN))
     study.write_table("reconstructions", pd.concat(comparisons))
     study.write_table("reconstruction_summary", pd.concat(summaries))
 

@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from hyperrep.sampling import Sampler
 from hyperrep.tasks.behaviour import Examiner
-from hyperrep.tasks.split import ZooSplit
+from hyperrep.tasks.split import ZooSplit, select_on_validation
 from zookeeper.errors import InputError
 
 
@@ -113,19 +113,6 @@ def examine_samples(rows: np.ndarray, anchors: Anchors, examiner: Examiner) -> p
             "novelty": distances.min(axis=1) / _mean_pairwise(anchor_rows),
         }
     )
-
-
-def select_on_validation(frame: pd.DataFrame) -> int:
-    """Row number of the highest validation accuracy; ties go to the lowest validation loss, then the first.
-
-    >>> frame = pd.DataFrame({"val_acc": [0.9, 0.9, 0.5], "val_loss": [0.4, 0.3, 0.1]})
-    >>> select_on_validation(frame)
-    1
-    """
-    if frame.empty:
-        raise InputError("selection on validation: there is no network to choose from.")
-    order = np.lexsort((frame["val_loss"].fillna(np.inf).to_numpy(), -frame["val_acc"].fillna(-np.inf).to_numpy()))
-    return int(order[0])
 
 
 def summarise_samples(

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from hyperrep.tasks.behaviour import Examiner
-from hyperrep.tasks.split import Role, ZooSplit
+from hyperrep.tasks.split import Role, ZooSplit, select_on_validation
 from zookeeper.errors import InputError
+
+STAND_IN = "best train model for all"
 
 
 def compare(
@@ -85,3 +87,19 @@ def summarise(comparison: pd.DataFrame) -> pd.DataFrame:
             for name, part in groups.items()
         ]
     )
+
+
+def compare_stand_in(train: ZooSplit, originals: ZooSplit, examiner: Examiner) -> pd.DataFrame:
+    """Compare each checkpoint with one and the same network: the train model chosen on validation images.
+
+    This is what an autoencoder reaches that decodes everything to one good network. Agreement up to here needs
+    no knowledge of the original.
+
+    Returns
+    -------
+    A frame like that of `compare`.
+    """
+    if train.role != "train":
+        raise InputError(f"stand-in: expected models of the train split, got the {train.role} split.")
+    chosen = train.rows[select_on_validation(train.frame)]
+    return compare(originals, np.repeat(chosen[None], len(originals), axis=0), examiner)

@@ -57,3 +57,16 @@ class ZooSplit:
         if "status" in self.frame:
             keep &= (self.frame["status"] == "ok").to_numpy()
         return self if keep.all() else self.where(keep)
+
+
+def select_on_validation(frame: pd.DataFrame) -> int:
+    """Row number of the highest validation accuracy; ties go to the lowest validation loss, then the first.
+
+    >>> frame = pd.DataFrame({"val_acc": [0.9, 0.9, 0.5], "val_loss": [0.4, 0.3, 0.1]})
+    >>> select_on_validation(frame)
+    1
+    """
+    if frame.empty:
+        raise InputError("selection on validation: there is no network to choose from.")
+    order = np.lexsort((frame["val_loss"].fillna(np.inf).to_numpy(), -frame["val_acc"].fillna(-np.inf).to_numpy()))
+    return int(order[0])

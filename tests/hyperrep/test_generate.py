@@ -10,8 +10,8 @@ from scipy.spatial.distance import pdist
 
 from hyperrep.sampling import PcaKde
 from hyperrep.tasks.behaviour import Examiner, LabelledImages
-from hyperrep.tasks.generate import Anchors, examine_samples, sample_rows, select_on_validation, summarise_samples
-from hyperrep.tasks.split import Role, ZooSplit
+from hyperrep.tasks.generate import Anchors, examine_samples, sample_rows, summarise_samples
+from hyperrep.tasks.split import Role, ZooSplit, select_on_validation
 from zookeeper.errors import InputError
 from zookeeper.nets.registry import build_network
 from zookeeper.population import Population

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hyperrep.tasks.behaviour import Examiner, LabelledImages
-from hyperrep.tasks.reconstruct import compare, summarise
+from hyperrep.tasks.reconstruct import compare, compare_stand_in, summarise
 from hyperrep.tasks.split import ZooSplit
 from zookeeper.errors import InputError
 from zookeeper.nets.registry import build_network
@@ -60,6 +60,18 @@ def test_a_perfect_reconstruction_agrees_everywhere(examiner: Examiner) -> None:
     frame = compare(originals, originals.rows.copy(), examiner)
     assert (frame["agreement"] == 1).all()
     assert (frame["l2"] == 0).all()
+
+
+def test_the_stand_in_is_the_train_model_chosen_on_validation_images(examiner: Examiner) -> None:
+    originals = _split()
+    rows = np.random.default_rng(2).normal(size=(3, 100)).astype(np.float32)
+    frame = pd.DataFrame({"model_id": list("abc"), "split": "train", "val_acc": [0.5, 0.9, 0.9], "val_loss": [0, 2, 1]})
+    stand_in = compare_stand_in(ZooSplit("train", frame, rows), originals, examiner)
+    expected = compare(originals, np.repeat(rows[2:], len(originals), axis=0), examiner)
+    pd.testing.assert_frame_equal(stand_in, expected)
+    assert stand_in["acc_reconstructed"].nunique() == 1
+    with pytest.raises(InputError, match="expected models of the train split, got the test split"):
+        compare_stand_in(originals, originals, examiner)
 
 
 def test_above_chance_is_decided_by_the_original(examiner: Examiner) -> None:

@@ -14,9 +14,7 @@ from zookeeper.nets.registry import build_network
 
 class Normed(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
-        )
+        super().__init__(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
 
 def layout_of(name: str) -> WeightLayout:
