@@ -154,6 +154,6 @@ def packaged_config(name: str) -> Path:
     """Path of a configuration that comes with the package.
 
     >>> load_config(packaged_config("digits_csb")).loss.beta
-    0.1
+    0.02
     """
     return Path(__file__).parent / "configs" / f"{name}.yaml"

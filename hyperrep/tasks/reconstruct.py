@@ -61,15 +61,17 @@ def compare(
 
 
 def summarise(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Average a comparison over all models and over those above chance.
+    """Average a comparison over all models, over those above chance, and over the latter at the last epoch.
 
     Returns
     -------
-    One row per group (``all``, ``above chance``): ``num`` checkpoints, mean and standard deviation of
+    One row per group (``all``, ``above chance``, ``above chance, last epoch``): ``num`` checkpoints, mean and standard deviation of
     ``l2`` and ``agreement``, mean and best accuracy of originals and reconstructions. A group without
     checkpoints has ``num`` 0 and NaN elsewhere.
     """
-    groups = {"all": comparison, "above chance": comparison[comparison["above_chance"]]}
+    last = comparison["epoch"].max()
+    above = comparison[comparison["above_chance"]]
+    groups = {"all": comparison, "above chance": above, "above chance, last epoch": above[above["epoch"] == last]}
     return pd.DataFrame(
         [
             {

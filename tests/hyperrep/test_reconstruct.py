@@ -84,6 +84,9 @@ def test_above_chance_is_decided_by_the_original(examiner: Examiner) -> None:
     assert table.loc["all", "num"] == 6
     assert table.loc["above chance", "num"] == 2
     assert table.loc["above chance", "agreement"] == pytest.approx(frame["agreement"].iloc[[0, 5]].mean())
+    late = frame.assign(above_chance=True, epoch=[20, 50, 20, 50, 20, 20])
+    table = summarise(late).set_index("models")
+    assert table.loc["above chance, last epoch", "agreement"] == pytest.approx(frame["agreement"].iloc[[1, 3]].mean())
     none = summarise(frame.assign(above_chance=False)).set_index("models")
     assert none.loc["above chance", "num"] == 0
     assert np.isnan(none.loc["above chance", "agreement"])

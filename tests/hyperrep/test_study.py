@@ -180,7 +180,9 @@ def test_commands(finished: Path, tmp_path: Path) -> None:
     result = runner.invoke(cli.app, ["evaluate", model, zoo, "--json", "--untrained", "1"])
     assert result.exit_code == 0, result.output
     value = json.loads(result.stdout)
-    assert [line["models"] for line in value["reconstruction"]] == ["all", "above chance"]
+    groups = ("all", "above chance", "above chance, last epoch")
+    expected = [(losses, models) for losses in ("tiny", "best train model for all") for models in groups]
+    assert [(line["losses"], line["models"]) for line in value["reconstruction"]] == expected
     assert {line["features"] for line in value["probes"]} == {"W", "s(W)", "untrained encoder 0", "tiny"}
 
     result = runner.invoke(cli.app, ["study", str(finished / "study.yaml")])

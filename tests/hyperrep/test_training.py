@@ -208,8 +208,8 @@ def test_every_pass_visits_each_row_at_most_once_in_its_own_order() -> None:
 
 def test_packaged_configurations_differ_in_beta_alone() -> None:
     cs, csb = (load_config(packaged_config(name)) for name in ("digits_cs", "digits_csb"))
-    assert (cs.loss.gamma, cs.loss.beta, csb.loss.beta) == (0.05, 1.0, 0.1)
-    same = cs.model_copy(update={"name": csb.name, "loss": cs.loss.model_copy(update={"beta": 0.1})})
+    assert (cs.loss.gamma, cs.loss.beta, csb.loss.beta) == (0.05, 1.0, 0.02)
+    same = cs.model_copy(update={"name": csb.name, "loss": cs.loss.model_copy(update={"beta": 0.02})})
     assert same == csb
     for name in ("digits_cs", "digits_csb"):
         assert len(packaged_config(name).read_text().splitlines()) <= 20
@@ -218,12 +218,12 @@ def test_packaged_configurations_differ_in_beta_alone() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("latent: 16", "latents: 16", "latent"),
+        ("latent: 22", "latents: 22", "latent"),
         ("num_heads: 4", "num_heads: 5", "num_heads"),
         ("outputs: softmax", "outputs: sofmax", "softmax"),
         ("gamma: 0.05", "gamma: 1.5", "gamma"),
-        ("steps: 1500", "steps: 1500, epochs: 3", "steps or epochs"),
-        ("lr: 1e-3", "lr: '1e-3'", "lr"),
+        ("steps: 2000", "steps: 2000, epochs: 3", "steps or epochs"),
+        ("lr: 2e-3", "lr: '2e-3'", "lr"),
     ],
 )
 def test_a_bad_configuration_names_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
