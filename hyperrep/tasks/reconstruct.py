@@ -65,9 +65,9 @@ def summarise(comparison: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    One row per group (``all``, ``above chance``, ``above chance, last epoch``): ``num`` checkpoints, mean and standard deviation of
-    ``l2`` and ``agreement``, mean and best accuracy of originals and reconstructions. A group without
-    checkpoints has ``num`` 0 and NaN elsewhere.
+    One row per group (``all``, ``above chance``, ``above chance, last epoch``): ``num`` checkpoints, mean
+    and standard deviation of ``l2`` and ``agreement``, mean and best accuracy of originals and
+    reconstructions. A group without checkpoints has ``num`` 0 and NaN elsewhere.
     """
     last = comparison["epoch"].max()
     above = comparison[comparison["above_chance"]]
