@@ -344,7 +344,7 @@ def test_difference_gives_key_paths_and_both_values():
 
 def test_golden_identity():
     """These change only with a new version of the spec: stored zoos are found by them."""
-    spec = load_spec(ZOO_SPECS / "digits_cnn.yaml")
+    spec = load_spec(Path(__file__).parent / "golden" / "digits_grid.yaml")
     first: ModelConfig = expand(spec)[0]
     assert spec.digest == GOLDEN_DIGEST
     assert first.model_id == GOLDEN_MODEL_ID
