@@ -156,17 +156,18 @@ def novelty(samples: pd.DataFrame, *, references: Mapping[str, float]) -> Figure
             axes.scatter(part["novelty"], part["test_acc"], s=14, color=colour, alpha=0.55, linewidths=0, label=name)
             chosen = part[part["selected"]]
             axes.scatter(chosen["novelty"], chosen["test_acc"], s=90, facecolors="none", edgecolors=INK, linewidths=1.3)
-        for place, (label, value) in enumerate(references.items()):
+        highest = max(references.values())
+        for label, value in references.items():
             axes.axhline(value, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-            align = "bottom" if place == 0 else "top"
-            axes.text(
-                0.005, value, f"{label} {_percent(value)}", va=align, ha="left", fontsize=8,
-                transform=axes.get_yaxis_transform(),
+            above = value == highest
+            axes.annotate(
+                f"{label} {_percent(value)}", (0.005, value), (0, 3 if above else -3), fontsize=8, ha="left",
+                va="bottom" if above else "top", xycoords=axes.get_yaxis_transform(), textcoords="offset points",
             )  # fmt: skip
         ring = Line2D([], [], marker="o", color="none", markeredgecolor=INK, markersize=9, label="chosen on validation")
         axes.legend(handles=[*axes.get_legend_handles_labels()[0], ring], loc="center right")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylim(0, 1.05)
+        axes.set_ylim(0, 1.1)
         axes.set_xlim(left=0)
         axes.set_xlabel("novelty: distance to the nearest anchor / mean distance between anchors")
         axes.set_ylabel("test accuracy")

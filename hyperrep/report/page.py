@@ -24,7 +24,9 @@ figure img { max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1.1rem 0 .3rem; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding-bottom: .35rem; }
-th, td { padding: .32rem .75rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top; }
+th, td { padding: .32rem .6rem; border-bottom: 1px solid #e4e4e4; text-align: right; vertical-align: top; }
+td { white-space: nowrap; }
+td:first-child { white-space: normal; min-width: 8rem; }
 th { border-bottom: 2px solid #999; font-weight: 600; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td.strong { font-weight: 700; }

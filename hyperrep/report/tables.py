@@ -95,13 +95,13 @@ def reconstruction_table(summary: pd.DataFrame) -> ReportTable:
         for _, line in summary.iterrows()
     )
     columns = (
-        "losses", "models", "checkpoints", "L2 of weights", "agreement",
-        "mean accuracy", "of reconstructions", "best accuracy", "of reconstructions",
+        "losses", "models", "rows", "L2 of weights", "agreement",
+        "mean acc", "decoded", "best acc", "decoded",
     )  # fmt: skip
     note = (
-        "Models of the test split, behaviour on test images; mean ± standard deviation over checkpoints. The last rows "
-        "put one network, chosen on validation images, in the place of every reconstruction: agreement that needs no "
-        "knowledge of the original."
+        "Models of the test split, one row per checkpoint, originals and decoded networks on test images; mean ± "
+        "standard deviation. The last lines put one network, chosen on validation images, in the place of every "
+        "reconstruction: agreement that needs no knowledge of the original."
     )
     return ReportTable("Do reconstructions behave like their originals?", columns, rows, note)
 
