@@ -109,12 +109,17 @@ class TrainingSection(Section):
 
 
 class TrainConfig(Section):
-    """One training of a hyper-representation. Paths are relative to the working directory."""
+    """One training of a hyper-representation. Paths are relative to the working directory.
+
+    ``standardise`` shifts and scales the weights before they are encoded, with the mean and deviation of each
+    layer over the train split, or of each ``block`` (a layer's biases apart from its weights: biases are small,
+    and how far they moved says how long a network was trained). The structural loss is normalised alike.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     zoo: str | None = None
     epochs_of_zoo: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
-    standardise: Literal["layer", "none"] = "layer"
+    standardise: Literal["layer", "block", "none"] = "layer"
     tokens: TokenSection
     model: ModelSection
     loss: LossSection

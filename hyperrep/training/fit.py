@@ -73,7 +73,7 @@ def fit(
     if not resume:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     data = data.to(settings.device)
-    scaling = Scaling.fit(data.rows, data.layout)
+    scaling = Scaling.fit(data.rows, data.layout, by="block" if config.standardise == "block" else "layer")
     hyper = HyperRepresentation.initialise(config, data.layout, scaling, seed=settings.seed, provenance=data.provenance)
     model = hyper.model.to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)

@@ -96,7 +96,7 @@ class HyperRepresentation:
     @cached_property
     def input_scaling(self) -> Scaling:
         """What is applied to rows before they become tokens."""
-        return self.scaling if self.config.standardise == "layer" else Scaling.identity(self.layout)
+        return Scaling.identity(self.layout) if self.config.standardise == "none" else self.scaling
 
     @property
     def device(self) -> torch.device:

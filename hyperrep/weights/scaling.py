@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
 from zookeeper.errors import InputError
-from zookeeper.nets.layout import WeightLayout
+from zookeeper.nets.layout import WeightBlock, WeightLayout
 
 _CHUNK = 1024
+Granularity = Literal["layer", "block"]
 
 
 @dataclass(frozen=True)
 class Scaling:
     """One mean and one standard deviation per group of columns.
 
-    A group is a layer (weights and bias together) or one block of a normalisation layer. All columns
+    A group is a layer (weights and bias together) or one block of a normalisation layer; with ``by="block"``
+    every block is a group, so biases, which are small beside weights, get a scale of their own. All columns
     of a group share the two numbers, so scaling commutes with every permutation of units.
     Both are plain floats, so a scaling is stored as JSON without loss.
 
@@ -37,9 +39,10 @@ class Scaling:
     layout: WeightLayout
     means: tuple[float, ...]
     stds: tuple[float, ...]
+    by: Granularity = "layer"
 
     def __post_init__(self) -> None:
-        expected = len(scaling_groups(self.layout))
+        expected = len(scaling_groups(self.layout, self.by))
         if not len(self.means) == len(self.stds) == expected:
             raise InputError(
                 f"scaling: {len(self.means)} means and {len(self.stds)} deviations; expected {expected}, one per group "
@@ -49,7 +52,7 @@ class Scaling:
             raise InputError("scaling: expected finite means and positive finite deviations.")
 
     @classmethod
-    def fit(cls, rows: torch.Tensor, layout: WeightLayout) -> Scaling:
+    def fit(cls, rows: torch.Tensor, layout: WeightLayout, by: Granularity = "layer") -> Scaling:
         """Measure rows ``[N, P]`` of the train split, in float64; a constant group gets deviation 1.
 
         Raises
@@ -59,8 +62,8 @@ class Scaling:
         """
         if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != layout.num_weights:
             raise InputError(f"scaling: rows have shape {tuple(rows.shape)}; expected [N >= 1, {layout.num_weights}].")
-        groups = scaling_groups(layout)
-        group_of_column = torch.from_numpy(_spread(layout, np.arange(len(groups)))).to(rows.device)
+        groups = scaling_groups(layout, by)
+        group_of_column = torch.from_numpy(_spread(layout, np.arange(len(groups)), by)).to(rows.device)
         counts = torch.bincount(group_of_column, minlength=len(groups)).double() * rows.shape[0]
 
         def total(columns: torch.Tensor) -> torch.Tensor:
@@ -75,7 +78,7 @@ class Scaling:
                 f"scaling: weights of {', '.join(bad)} are not finite. Leave diverged models out (status == 'ok')."
             )
         stds = torch.where(stds > 0, stds, torch.ones_like(stds))
-        return cls(layout, tuple(means.tolist()), tuple(stds.tolist()))
+        return cls(layout, tuple(means.tolist()), tuple(stds.tolist()), by)
 
     @classmethod
     def identity(cls, layout: WeightLayout) -> Scaling:
@@ -86,12 +89,12 @@ class Scaling:
     @cached_property
     def mean_columns(self) -> torch.Tensor:
         """Mean of every column's group, float32 ``[P]``."""
-        return torch.from_numpy(_spread(self.layout, np.array(self.means, dtype=np.float32)))
+        return torch.from_numpy(_spread(self.layout, np.array(self.means, dtype=np.float32), self.by))
 
     @cached_property
     def std_columns(self) -> torch.Tensor:
         """Deviation of every column's group, float32 ``[P]``."""
-        return torch.from_numpy(_spread(self.layout, np.array(self.stds, dtype=np.float32)))
+        return torch.from_numpy(_spread(self.layout, np.array(self.stds, dtype=np.float32), self.by))
 
     @property
     def is_identity(self) -> bool:
@@ -112,9 +115,10 @@ class Scaling:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for storage; `from_json` restores an equal scaling."""
-        groups = scaling_groups(self.layout)
+        groups = scaling_groups(self.layout, self.by)
         return {
             "version": 1,
+            "by": self.by,
             "groups": [
                 {"name": name, "mean": mean, "std": std}
                 for name, mean, std in zip(groups, self.means, self.stds, strict=True)
@@ -132,16 +136,19 @@ class Scaling:
         """
         if value.get("version") != 1:
             raise InputError(f"scaling: unknown version {value.get('version')!r}; expected 1.")
+        by = value.get("by", "layer")
+        if by not in ("layer", "block"):
+            raise InputError(f"scaling: unknown granularity {by!r}; expected layer or block.")
         groups = cast(list[dict[str, Any]], value["groups"])
         names = tuple(group["name"] for group in groups)
-        if names != scaling_groups(layout):
-            raise InputError(f"scaling: groups are {names}; expected {scaling_groups(layout)}.")
-        return cls(layout, tuple(float(g["mean"]) for g in groups), tuple(float(g["std"]) for g in groups))
+        if names != scaling_groups(layout, by):
+            raise InputError(f"scaling: groups are {names}; expected {scaling_groups(layout, by)}.")
+        return cls(layout, tuple(float(g["mean"]) for g in groups), tuple(float(g["std"]) for g in groups), by)
 
 
-def scaling_groups(layout: WeightLayout) -> tuple[str, ...]:
-    """Names of the groups in column order: a layer's name, or a block's for normalisation layers."""
-    return tuple(dict.fromkeys(_group_of(block.kind, block.layer, block.name) for block in layout.blocks))
+def scaling_groups(layout: WeightLayout, by: Granularity = "layer") -> tuple[str, ...]:
+    """Names of the groups in column order: a layer's name, or a block's (always so for normalisation layers)."""
+    return tuple(dict.fromkeys(_group_of(block, by) for block in layout.blocks))
 
 
 def sum_over_rows(rows: torch.Tensor, about: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,14 +160,14 @@ def sum_over_rows(rows: torch.Tensor, about: torch.Tensor | None = None) -> torc
     return total
 
 
-def _group_of(kind: str, layer: str, name: str) -> str:
-    return layer if kind in ("weight", "bias") else name
+def _group_of(block: WeightBlock, by: Granularity) -> str:
+    return block.layer if by == "layer" and block.kind in ("weight", "bias") else block.name
 
 
-def _spread(layout: WeightLayout, per_group: np.ndarray) -> np.ndarray:
+def _spread(layout: WeightLayout, per_group: np.ndarray, by: Granularity) -> np.ndarray:
     """Repeat one value per group over the group's columns."""
-    number = {name: i for i, name in enumerate(scaling_groups(layout))}
+    number = {name: i for i, name in enumerate(scaling_groups(layout, by))}
     columns = np.empty(layout.num_weights, dtype=per_group.dtype)
     for block in layout.blocks:
-        columns[block.columns] = per_group[number[_group_of(block.kind, block.layer, block.name)]]
+        columns[block.columns] = per_group[number[_group_of(block, by)]]
     return columns

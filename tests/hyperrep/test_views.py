@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -68,9 +70,26 @@ def test_scaling_standardises_each_layer_and_inverts() -> None:
     assert Scaling.from_json(scaling.to_json(), LAYOUT) == scaling
 
 
-def test_scaling_commutes_with_permutations() -> None:
+def test_scaling_by_block_shows_biases_beside_weights() -> None:
+    rows = torch.randn(2500, LAYOUT.num_weights, generator=seeded(0))
+    biases = [block for block in LAYOUT.blocks if block.kind == "bias"]
+    assert biases
+    for block in biases:
+        rows[:, block.columns] = 0.01 + 0.001 * rows[:, block.columns]
+    by_layer, by_block = Scaling.fit(rows, LAYOUT), Scaling.fit(rows, LAYOUT, by="block")
+    for block in biases:
+        assert by_layer.normalise(rows)[:, block.columns].std() < 0.01
+        assert abs(float(by_block.normalise(rows)[:, block.columns].std()) - 1) < 0.05
+    torch.testing.assert_close(by_block.denormalise(by_block.normalise(rows)), rows)
+    assert Scaling.from_json(by_block.to_json(), LAYOUT) == by_block != by_layer
+    with pytest.raises(InputError, match="granularity"):
+        Scaling.from_json(by_block.to_json() | {"by": "token"}, LAYOUT)
+
+
+@pytest.mark.parametrize("by", ["layer", "block"])
+def test_scaling_commutes_with_permutations(by: Literal["layer", "block"]) -> None:
     rows = torch.randn(4, LAYOUT.num_weights, generator=seeded(0))
-    scaling = Scaling.fit(rows, LAYOUT)
+    scaling = Scaling.fit(rows, LAYOUT, by=by)
     one = draw_views(scaling.normalise(rows), SYMMETRY, seeded(5))
     assert torch.equal(one, scaling.normalise(draw_views(rows, SYMMETRY, seeded(5))))
 
