@@ -14,4 +14,19 @@ INITS: tuple[str, ...] = (
     "xavier_uniform",
 )
 OPTIMIZERS: tuple[str, ...] = ("adam", "adamw", "rmsprop", "sgd")
-IMAGE_SETS: tuple[str, ...] = ("cifar10", "digits", "fashion-mnist", "mnist", "tetris")
+IMAGE_SETS: tuple[str, ...] = (
+    "cifar10",
+    "cifar100",
+    "digits",
+    "eurosat",
+    "fashion-mnist",
+    "folder",
+    "mnist",
+    "npz",
+    "stl10",
+    "svhn",
+    "tetris",
+    "tiny-imagenet",
+    "usps",
+)
+IMAGE_SETS_WITH_PATH: tuple[str, ...] = ("folder", "npz")

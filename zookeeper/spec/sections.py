@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from zookeeper.spec import names
 from zookeeper.spec.axes import Axis, RandomAxis, RangeAxis, Scalar, duplicate_problems
@@ -66,22 +77,75 @@ def _normalisation_form(value: object) -> str:
     return "Normalisation" if isinstance(value, dict | Normalisation) else "name"
 
 
+def _inner_path(path: str) -> str:
+    """Return a path below the data root in its shortest form."""
+    parts = PurePosixPath(path).parts
+    is_absolute = path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute() or "\\" in path
+    if not path or "\0" in path or is_absolute or ".." in parts:
+        remedy = "Give the folder around it on the command line: --data-root PATH."
+        refuse("not a path below the data root", expected="a path like flowers/small", got=show(path), remedy=remedy)
+    return str(PurePosixPath(path))
+
+
+class Augmentation(Section):
+    """Random change of every training image, drawn anew at every step and for every model.
+
+    `crop_padding` is how many black pixels the crop may reach over each side, `flip` mirrors left and right
+    every second image, `rotation` is the largest angle in degrees, either way.
+    """
+
+    crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
+    flip: bool = False
+    rotation: Annotated[float, Field(ge=0, le=180, allow_inf_nan=False), AfterValidator(lambda angle: angle + 0.0)] = (
+        0.0
+    )
+
+
 class ImageSpec(Section):
-    """The labelled image set and its split.
+    """The labelled image set, what is done to its images, and its split.
 
     `root` is where the files lie and `download` whether they may be fetched; neither changes what a
-    model sees, so neither is part of any identity.
+    model sees, so neither is part of any identity. `path` is the folder or file below the root of the sets
+    ``folder`` and ``npz``. `resize`, `crop` and `greyscale` change the images once, in this order, when they
+    are loaded; `augment` changes them in training. A key of these five at its default is not written out.
     """
 
     name: Annotated[str, AfterValidator(known("image set", names.IMAGE_SETS))]
     split: Fractions
     seed: Seed = 0
     normalise: Annotated[
-        Annotated[Literal["auto", "none"], Tag("name")] | Annotated[Normalisation, Tag("Normalisation")],
+        Annotated[Literal["auto", "none", "imagenet", "half"], Tag("name")]
+        | Annotated[Normalisation, Tag("Normalisation")],
         Discriminator(_normalisation_form),
     ] = "auto"
     root: str | None = None
     download: bool = False
+    path: Annotated[str, AfterValidator(_inner_path)] | None = None
+    resize: PositiveInt | None = None
+    crop: PositiveInt | None = None
+    greyscale: bool = False
+    augment: Augmentation | None = None
+
+    @model_validator(mode="after")
+    def _check_path(self) -> ImageSpec:
+        needs_path = self.name in names.IMAGE_SETS_WITH_PATH
+        if needs_path and self.path is None:
+            raise_problems([Problem(("path",), "missing key", f"what {self.name} reads, relative to the data root")])
+        if not needs_path and self.path is not None:
+            remedy = f"Remove it; {self.name} lies at its own place below the data root."
+            expected = f"path only with {' and '.join(names.IMAGE_SETS_WITH_PATH)}"
+            raise_problems([Problem(("path",), "key without a meaning here", expected, self.name, remedy=remedy)])
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # keys that came after the first release: zoos that do not use them keep their identity
+        written: dict[str, Any] = serialise(self)
+        neutral = {"path": None, "resize": None, "crop": None, "greyscale": False}
+        dropped = {key for key, default in neutral.items() if getattr(self, key) == default}
+        if self.augment in (None, Augmentation()):
+            dropped.add("augment")
+        return {key: value for key, value in written.items() if key not in dropped}
 
 
 class ModelSection(Section):
