@@ -101,6 +101,22 @@ def test_ways_to_average(write: Callable[[Any, torch.Tensor], torch.Tensor]) -> 
     assert kinds(Written(lambda net, x: net.head(write(net, x)))) == ["input", "mean", "linear", "output"]
 
 
+@pytest.mark.parametrize(("write", "rows", "columns", "shape"), [
+    (lambda net, x: x[:, :, 1:-1, ::2], slice(1, -1), slice(None, None, 2), (4, 4, 4)),
+    (lambda net, x: x[..., 2:], slice(None), slice(2, None), (4, 6, 6)),
+    (lambda net, x: x[..., 1:4, :], slice(1, 4), slice(None), (4, 3, 8)),
+    (lambda net, x: x[:, :, 3:], slice(3, None), slice(None), (4, 3, 8)),
+    (lambda net, x: x[:, ..., 3:, :], slice(3, None), slice(None), (4, 3, 8)),
+    (lambda net, x: x[:], slice(None), slice(None), SHAPE),
+])  # fmt: skip
+def test_ways_to_slice(
+    write: Callable[[Any, torch.Tensor], torch.Tensor], rows: slice, columns: slice, shape: tuple[int, ...]
+) -> None:
+    op = trace(before_head(write), SHAPE).ops[1]
+    assert (op.kind, op.inputs, op.shape) == ("slice", (0,), shape)
+    assert dict(op.options) == {"rows": rows, "columns": columns}
+
+
 def test_a_residual_add_keeps_both_inputs() -> None:
     net = before_head(lambda net, x: torch.add(net.body(x), x) + net.skip(x), body=conv(), skip=conv())
     ops = trace(net, SHAPE).ops
@@ -173,12 +189,15 @@ def half(net: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "lstm": (lambda: nn.Sequential(nn.Conv2d(4, 1, 1), nn.Flatten(2), nn.LSTM(48, 3)), r"Sequential\.1: Flatten"),
-    "lstm layer": (lambda: Written(lambda n, x: n.rnn(x)[0], rnn=nn.LSTM(8, 3)), "LSTM|lstm|rnn"),
+    "lstm": (
+        lambda: nn.Sequential(nn.Conv2d(4, 1, 1), nn.Flatten(2), nn.LSTM(48, 3)),
+        r"Sequential\.2: LSTM\(48, 3\) c",
+    ),
+    "lstm layer": (lambda: Written(lambda n, x: n.rnn(x)[0], rnn=nn.LSTM(8, 3)), r"Written\.rnn: LSTM\(8, 3\) cannot"),
     "layer norm": (lambda: nn.Sequential(nn.Flatten(), nn.LayerNorm(192)), r"Sequential\.1: LayerNorm\(\(192,\)"),
     "group norm": (lambda: before_head(lambda n, x: n.norm(x), norm=nn.GroupNorm(2, 4)), r"norm: GroupNorm\(2, 4"),
     "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(4, 3, 3)), r"Sequential\.0: ConvTranspose2d\(4, 3"),
-    "attention": (Attention, r"Attention\.flatten: method \.flatten\(\)"),
+    "attention": (Attention, r"Attention\.attention: MultiheadAttention\( \(out_proj\)"),
     "softmax layer": (lambda: before_head(lambda n, x: n.soft(x), soft=nn.Softmax(1)), r"soft: Softmax\(dim=1\)"),
     "dropout2d": (lambda: before_head(lambda n, x: n.drop(x), drop=nn.Dropout2d(0.1)), r"drop: Dropout2d"),
     "reflect": (
@@ -212,6 +231,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "branch": (lambda: before_head(branch), "Written: the forward pass cannot be traced .* control flow"),
     "loop": (lambda: before_head(loop), "Written: the forward pass cannot be traced"),
+    "branch inside": (
+        lambda: nn.Sequential(nn.Sequential(conv(), before_head(branch))),
+        r"Sequential\.0\.1 \(Written\): the forward pass cannot be traced .*stacked is a fixed sequence of Conv2d",
+    ),
+    "mode": (
+        lambda: before_head(lambda n, x: x + x if n.training else x),
+        "Written: forward takes other steps in training than in evaluation; .* Use nn.Dropout",
+    ),
+    "dropout function": (lambda: before_head(lambda n, x: F.dropout(x, 0.5, n.training)), "other steps in training"),
     "length": (lambda: before_head(half), "Written: the forward pass cannot be traced .*'len' is not supported"),
     "item": (lambda: before_head(lambda n, x: x * x.sum().item()), r"sum.*: method \.sum\(\)"),
     "product": (lambda: before_head(lambda n, x: x * 2), "mul: function mul"),
@@ -223,7 +251,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "mean over channels": (lambda: before_head(lambda n, x: x.mean(1)), "mean: mean over 1|forward pass fails"),
     "kept mean": (lambda: Written(lambda n, x: x.mean((2, 3), keepdim=True).flatten(1)), r"mean over \(2, 3\)"),
-    "slice": (lambda: before_head(lambda n, x: x[:, 1:]), "getitem: function getitem|forward pass fails"),
+    "slice of channels": (lambda: Written(lambda n, x: x[:, 1:].mean((2, 3))), r"getitem: indexing with \[:, 1:\]"),
+    "slice of images": (lambda: before_head(lambda n, x: x[:1]), r"getitem: indexing with \[:1\]"),
+    "one row": (lambda: Written(lambda n, x: x[:, :, 0].flatten(1)), r"getitem: indexing with \[:, :, 0\] cannot"),
+    "new axis": (lambda: Written(lambda n, x: x[..., None].flatten(1)), r"indexing with \[\.\.\., None\]"),
+    "slice of vectors": (lambda: Written(lambda n, x: x.flatten(1)[:, ::2]), r"indexing with \[:, ::2\]"),
+    "computed slice": (lambda: before_head(lambda n, x: x[:, :, : x.shape[2] - 1]), "getattr"),
     "keyword": (
         lambda: before_head(lambda n, x: n.c(input=x), c=conv()),
         "Written.c: Conv2d with other than one positional",
@@ -306,6 +339,12 @@ def stale_view(net: Any, x: torch.Tensor) -> torch.Tensor:
     return net.wide(flat) + net.wide(y.flatten(1))  # type: ignore[no-any-return]
 
 
+def stale_slice(net: Any, x: torch.Tensor) -> torch.Tensor:
+    x = net.c(x)
+    y = net.relu(x[:, :, 1:])
+    return net.head((x[:, :, :-1] + y).mean((2, 3)))  # type: ignore[no-any-return]
+
+
 OVERWRITTEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "layer": (lambda: before_head(lambda n, x: n.relu(x) + x, relu=nn.ReLU(inplace=True)), r"Written\.relu"),
     "function": (lambda: before_head(lambda n, x: F.elu(x, inplace=True) + x), r"Written\.elu"),
@@ -314,6 +353,7 @@ OVERWRITTEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Written(stale_view, c=conv(), relu=nn.ReLU(inplace=True), wide=nn.Linear(192, 2)),
         r"Written\.relu",
     ),
+    "slice": (lambda: Written(stale_slice, c=conv(), relu=nn.ReLU(inplace=True)), r"Written\.relu"),
 }
 
 

@@ -123,6 +123,22 @@ class MixedBlocks(nn.Module):
         return logits
 
 
+class Sliced(nn.Module):
+    """A residual add of a slice, then a slice that is flattened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 5, 3)
+        self.body = nn.Conv2d(5, 5, 3)
+        self.head = nn.Linear(5 * 2 * 3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(images))
+        x = F.relu(self.body(x)) + x[:, :, 1:-1, :-2]
+        logits: torch.Tensor = self.head(x[:, :, ::2, 1:].flatten(1))
+        return logits
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "depthwise": Depthwise,
@@ -130,6 +146,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "grouped": Grouped,
     "used-twice": UsedTwice,
     "mixed-blocks": MixedBlocks,
+    "sliced": Sliced,
 }
 
 
@@ -254,7 +271,14 @@ def test_groups_of_a_residual_network() -> None:
 
 @pytest.mark.parametrize(
     ("name", "sizes"),
-    [("depthwise", [4, 5]), ("runs", [8]), ("grouped", [5]), ("used-twice", [5, 7]), ("mixed-blocks", [6])],
+    [
+        ("depthwise", [4, 5]),
+        ("runs", [8]),
+        ("grouped", [5]),
+        ("used-twice", [5, 7]),
+        ("mixed-blocks", [6]),
+        ("sliced", [5]),
+    ],
 )
 def test_group_sizes(name: str, sizes: list[int]) -> None:
     net, shape = network(name)

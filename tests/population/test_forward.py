@@ -130,6 +130,13 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         stem=nn.Conv2d(4, 5, 3),
         head=nn.Linear(5, 3),
     ),
+    "slices": lambda: Written(
+        lambda net, x: net.head((net.body(y := net.stem(x[:, :, ::2, 1:-1]))[..., ::2] + y[:, :, 1:, ::3]).flatten(1)),
+        stem=nn.Conv2d(4, 5, 2),
+        body=nn.Conv2d(5, 5, 2),
+        head=nn.Linear(5 * 3 * 3, 3),
+    ),
+    "slice of images": lambda: Written(lambda net, x: net.head(x[:, :, 2:, :-1].flatten(1)), head=nn.Linear(252, 3)),
     "mean of images": lambda: Written(lambda net, x: net.head(x.mean(dim=(3, 2))), head=nn.Linear(4, 3)),
     "layer used twice": lambda: Written(
         lambda net, x: net.head((net.norm(net.body(F.relu(net.norm(net.body(x))))) + x).flatten(1)),

@@ -7,7 +7,6 @@ follow from the module alone, never from names of layers.
 from __future__ import annotations
 
 import copy
-import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +18,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from zookeeper.errors import StackError
+from zookeeper.nets.tracing import ELEMENTWISE_MODULES, follow, refusal
 
 OpKind = Literal[
     "input", "conv", "linear", "batchnorm", "activation", "maxpool", "avgpool", "adaptive_avgpool",
-    "dropout", "flatten", "add", "mean", "output",
+    "dropout", "flatten", "slice", "add", "mean", "output",
 ]  # fmt: skip
 
 
@@ -59,9 +59,6 @@ class Graph:
         return self.ops[-1].shape[-1]
 
 
-_ELEMENTWISE_MODULES = (
-    nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Hardswish, nn.Mish,
-)  # fmt: skip
 _ELEMENTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {F.relu, F.leaky_relu, F.tanh, F.sigmoid, F.silu, F.gelu, F.elu, F.softplus, F.relu6, F.hardswish, F.mish,
      torch.relu, torch.tanh, torch.sigmoid}
@@ -71,10 +68,6 @@ _ELEMENTWISE_METHODS: Mapping[str, Callable[..., torch.Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
-SUPPORTED = (
-    "Conv2d, Linear, BatchNorm1d/2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), element-wise activations, "
-    "Dropout, Flatten, Identity, residual add and mean over the image axes"
-)
 
 
 def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
@@ -90,7 +83,8 @@ def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
     Raises
     ------
     StackError
-        If a layer or function cannot be stacked; the message names it.
+        If a layer or function cannot be stacked, or the forward pass depends on values or on the mode;
+        the message names the layer's path and type and lists what can be stacked.
 
     Examples
     --------
@@ -99,42 +93,8 @@ def trace(module: nn.Module, image_shape: tuple[int, ...]) -> Graph:
     ['input', 'flatten', 'linear', 'activation', 'linear', 'output']
     """
     name = type(module).__name__
-    copied = copy.deepcopy(module).eval()
-    try:
-        traced = fx.symbolic_trace(copied)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NameError) as error:
-        raise StackError(
-            f"{name}: the forward pass cannot be traced ({_first_line(error)}). "
-            "Avoid control flow that depends on tensor values."
-        ) from error
-    inputs = [node.name for node in traced.graph.nodes if node.op == "placeholder" and node.target[0] != "*"]
-    if len(inputs) != 1 or len(inputs) != sum(node.op == "placeholder" for node in traced.graph.nodes):
-        raise StackError(f"{name}: forward takes {inspect.signature(module.forward)}; expected one batch of images.")
-    example = torch.zeros((2, *image_shape), dtype=next((p.dtype for p in copied.parameters()), torch.float32))
-    try:
-        shapes = _Shapes(traced)
-        shapes.extra_traceback = False
-        shapes.run(example)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        raise StackError(
-            f"{name}: the forward pass fails on images of shape {tuple(image_shape)} ({_first_line(error)}). "
-            "Check the image set against the architecture."
-        ) from error
+    traced = follow(module, image_shape, name)
     return Graph(_Reader(traced, name).read())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a traced network once and notes the shape of every tensor."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            n.meta["shape"] = tuple(result.shape)
-        return result
 
 
 class _Call:
@@ -186,7 +146,7 @@ class _Reader:
         """Refuse a value that is overwritten before its last reader: the stacked form overwrites nothing."""
         storage: list[int] = []
         for number, op in enumerate(self.ops):
-            storage.append(storage[op.inputs[0]] if op.kind == "flatten" else number)
+            storage.append(storage[op.inputs[0]] if op.kind in ("flatten", "slice") else number)
         for number in self.in_place:
             overwritten = storage[self.ops[number].inputs[0]]
             if any(storage[source] == overwritten for op in self.ops[number + 1 :] for source in op.inputs):
@@ -225,7 +185,7 @@ class _Reader:
                 raise self._refuse(path, "BatchNorm without fixed momentum or running statistics")
             options = {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine}
             self._append(node, "batchnorm", (source,), path, options)
-        elif isinstance(layer, _ELEMENTWISE_MODULES):
+        elif isinstance(layer, ELEMENTWISE_MODULES):
             self._append(node, "activation", (source,), path, {"fn": _without_inplace(layer)})
             self._note_in_place(getattr(layer, "inplace", False))
         elif isinstance(layer, nn.MaxPool2d) and not layer.return_indices:
@@ -293,6 +253,8 @@ class _Reader:
             self._append(node, "adaptive_avgpool", (source,), node.name, {"output_size": size})
         elif target is torch.mean:
             self._read_mean(node)
+        elif target is operator.getitem:
+            self._read_slice(node)
         else:
             raise self._refuse(node.name, f"function {name}")
 
@@ -327,6 +289,20 @@ class _Reader:
             raise self._refuse(node.name, f"mean over {axes}")
         self._append(node, "mean", (source,), node.name, {})
 
+    def _read_slice(self, node: fx.Node) -> None:
+        """Read ``x[:, :, a:b:c, d:e:f]``, which keeps every image and every channel."""
+        source, index = self._source(node, node.name), node.args[1]
+        parts = list(index) if isinstance(index, tuple) else [index]
+        if parts.count(Ellipsis) == 1:
+            place = parts.index(Ellipsis)
+            parts[place : place + 1] = [slice(None)] * (5 - len(parts))
+        parts += [slice(None)] * (4 - len(parts))
+        numbers = [n for part in parts if isinstance(part, slice) for n in (part.start, part.stop, part.step)]
+        fits = len(parts) == 4 and len(numbers) == 12 and all(n is None or isinstance(n, int) for n in numbers)
+        if len(self.ops[self.number_of[source]].shape) != 3 or not fits or parts[:2] != [slice(None)] * 2:
+            raise self._refuse(node.name, f"indexing with [{_written(index)}]")
+        self._append(node, "slice", (source,), node.name, {"rows": parts[2], "columns": parts[3]})
+
     def _arguments(self, node: fx.Node, defaults: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
         unknown = [key for key in node.kwargs if key not in names]
         if unknown or len(node.args) > 1 + len(names):
@@ -338,7 +314,17 @@ class _Reader:
         return tuple(values)
 
     def _refuse(self, where: str, what: str) -> StackError:
-        return StackError(f"{self.name}.{where}: {what} cannot be stacked; expected one of {SUPPORTED}.")
+        return refusal(self.name, where, what)
+
+
+def _written(index: Any) -> str:
+    """Text of an index as it stands between brackets."""
+    if isinstance(index, tuple):
+        return ", ".join(_written(part) for part in index)
+    if isinstance(index, slice):
+        numbers = ("" if n is None else str(n) for n in (index.start, index.stop, index.step))
+        return ":".join(numbers).removesuffix(":") if index.step is None else ":".join(numbers)
+    return "..." if index is Ellipsis else str(index)
 
 
 def _without_inplace(layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -8,7 +8,7 @@ Every value in the graph has one feature axis, described by a group of units and
 holds the units one after another, each as a run of that many neighbours. The rules are
 
 * a convolution or linear layer starts a new group on its output;
-* pooling, activation, dropout and mean keep the axis; a normalisation layer keeps it and is permuted with it;
+* pooling, activation, dropout, slices and mean keep the axis; a normalisation layer keeps it and is permuted with it;
 * flatten makes every unit a run of H * W neighbours;
 * a residual add ties both groups into one (if their block lengths differ, both stay fixed);
 * a depthwise convolution ties output to input, each unit becoming a run of as many neighbours as it has

@@ -284,6 +284,10 @@ def _flatten(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     return x.transpose(0, 1).reshape(state.num_models, state.num_images, -1).contiguous(), False
 
 
+def _slice(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
+    return value[0][:, :, op.options["rows"], op.options["columns"]], value[1]
+
+
 def _mean(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     x, shared = value
     pooled = x.mean((2, 3))
@@ -313,6 +317,7 @@ _LOWERINGS: dict[str, Callable[..., _Value]] = {
     "adaptive_avgpool": _adaptive_avgpool,
     "dropout": _dropout,
     "flatten": _flatten,
+    "slice": _slice,
     "mean": _mean,
     "add": _add,
     "output": _pass_on,
