@@ -29,6 +29,8 @@ TORCH_INITS = {
     "xavier_uniform": nn.init.xavier_uniform_,
     "xavier_normal": nn.init.xavier_normal_,
     "torch_default": lambda w: nn.init.kaiming_uniform_(w, a=math.sqrt(5)),
+    "truncated_normal": nn.init.trunc_normal_,
+    "orthogonal": nn.init.orthogonal_,
 }
 
 
