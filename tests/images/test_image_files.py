@@ -67,6 +67,7 @@ def test_missing_files_say_where_and_what_to_do(tmp_path: Path, name: str, folde
 
 def test_default_root_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_DATA_ROOT", raising=False)
     with pytest.raises(InputError, match="data/MNIST/raw"):
         load_images("mnist", split=SPLIT, seed=0)
 
@@ -81,9 +82,11 @@ def test_one_missing_file_is_named(tmp_path: Path) -> None:
 def test_damaged_cifar_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    (folder / "data_batch_1").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"):
+        (folder / name).write_bytes(f"cos\nsystem\n(S'touch {tmp_path}/executed'\ntR.".encode())
     with pytest.raises(InputError, match=r"image set cifar10: loading from .* failed"):
         load_images("cifar10", split=SPLIT, seed=0, root=tmp_path)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_failed_download_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,8 @@ def test_normalise_choices() -> None:
     assert (none.mean, none.std) == ((0.0,), (1.0,))
     given = load_images("tetris", split=SPLIT, seed=0, normalise={"mean": [0.5], "std": [0.25]})
     assert (given.mean, given.std) == ((0.5,), (0.25,))
+    half = load_images("tetris", split=SPLIT, seed=0, normalise="half")
+    assert (half.mean, half.std) == ((0.5,), (0.5,))
 
 
 def test_measure_channels_equals_numpy() -> None:
@@ -178,7 +180,8 @@ def test_parts_must_belong_together(changes: dict[str, Any], message: str) -> No
     ("name", "normalise", "message"),
     [
         ("digit", "auto", "unknown image set 'digit'; .* Did you mean digits?"),
-        ("digits", "imagenet", "unknown value 'imagenet'"),
+        ("digits", "imagenets", "unknown value 'imagenets'; expected auto, half, imagenet, none, or"),
+        ("digits", "imagenet", "expected 1 means"),
         ("digits", {"mean": [0.5]}, "expected mean and std, got mean"),
         ("digits", {"mean": [0.5, 0.5], "std": [0.5, 0.5]}, "expected 1 means"),
         ("digits", {"mean": [0.5], "std": [0]}, "above 0"),

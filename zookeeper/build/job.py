@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zookeeper.errors import InputError
-from zookeeper.images import ImageSet, load_images
+from zookeeper.images import ImageSet, Transforms, find_root, load_images
 from zookeeper.nets.registry import build_network
 from zookeeper.spec import ImageSpec, ZooSpec
 from zookeeper.spec.grid import ModelConfig
@@ -69,6 +69,8 @@ def load_spec_images(images: str) -> ImageSet:
         normalise=dumped["normalise"],
         root=None if spec.root is None else Path(spec.root),
         download=spec.download,
+        path=spec.path,
+        transforms=Transforms(resize=spec.resize, crop=spec.crop, greyscale=spec.greyscale),
     )
 
 
@@ -95,8 +97,13 @@ def population_of(model: ModelConfig, images: ImageSet) -> Population:
 
 
 def image_json(spec: ZooSpec) -> str:
-    """Return the image section as canonical JSON, the form in which it travels to workers."""
-    return canonical_json(spec.images.model_dump(mode="json", exclude_none=True))
+    """Return the image section as canonical JSON, the form in which it travels to workers.
+
+    The root is absolute: a worker may have another working directory and other environment variables.
+    """
+    images = spec.images
+    root = find_root(None if images.root is None else Path(images.root)).absolute()
+    return canonical_json(images.model_copy(update={"root": str(root)}).model_dump(mode="json", exclude_none=True))
 
 
 def prepare_zoo(plan: Plan, root: Path, *, device: str = "cpu", num_threads: int = 1) -> tuple[CohortJob, ...]:
@@ -180,9 +187,20 @@ def _check_same(header: ZooHeader, spec: ZooSpec, images: ImageSet, root: Path) 
         raise InputError(
             f"{root}: holds a zoo of another spec: {lines}. Use the stored spec, or another directory for this one."
         )
+    check_images(header, images, root)
+
+
+def check_images(header: ZooHeader, images: ImageSet, root: Path) -> None:
+    """Refuse images other than those a zoo was created with.
+
+    Raises
+    ------
+    InputError
+        If their fingerprint is another.
+    """
     known = None if header.image is None else header.image.details.get("fingerprint")
     if known != images.fingerprint:
         raise InputError(
             f"{root}: the images changed since the zoo was created; expected fingerprint {known}, got "
-            f"{images.fingerprint}. Restore the image files ({spec.images.name})."
+            f"{images.fingerprint}. Restore the image files ({images.name})."
         )

@@ -137,8 +137,10 @@ class ImageSet:
             )
 
 
-def measure_channels(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel of ``images[n, C, H, W]`` on the 0..1 scale.
+def measure_channels(
+    images: NDArray[np.uint8], which: NDArray[np.integer] | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel of ``images[n, C, H, W]``, or of some of them, on the 0..1 scale.
 
     Guaranteed: the same numbers on every machine, since pixels are counted, not added as floats. A channel of
     one value gets standard deviation 1.
@@ -150,8 +152,9 @@ def measure_channels(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tupl
     values = np.arange(256, dtype=np.int64)
     for channel in range(images.shape[1]):
         counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, channel].ravel(), minlength=256)
+        for start in range(0, len(images if which is None else which), 4096):
+            part = slice(start, start + 4096) if which is None else which[start : start + 4096]
+            counts += np.bincount(images[part, channel].ravel(), minlength=256)
         total, first, second = (int((counts * power).sum()) for power in (values**0, values, values**2))
         if total == 0:
             raise InputError("normalise: the train split has no images; expected at least one.")

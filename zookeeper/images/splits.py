@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,21 @@ from zookeeper.images.streams import draw_permutation
 
 
 def cut_splits(
-    num_images: int, num_official_test: int, split: Mapping[str, float], *, seed: int, name: str
+    num_images: int,
+    num_official_test: int,
+    split: Mapping[str, float],
+    *,
+    seed: int,
+    name: str,
+    num_official_val: int = 0,
 ) -> dict[str, NDArray[np.int64]]:
     """Draw sorted, disjoint image numbers of "train", "val" and "test".
 
     A set with an official test part keeps it as "test" (it must be the last ``num_official_test`` images), and
     ``train`` and ``val`` are fractions of the other images; ``test`` is then absent or 0. A set without one needs
-    all of ``train``, ``val`` and ``test``, or ``val: 0``. Either way the fractions add up to 1. The draw is not
-    stratified. Boundaries are the cumulative fractions times the number of images, rounded half up.
+    all of ``train``, ``val`` and ``test``, or ``val: 0``. An official validation part, the images before the test
+    part, is kept as "val" in the same way. Either way the fractions add up to 1. The draw is not stratified.
+    Boundaries are the cumulative fractions times the number of images, rounded half up.
 
     Parameters
     ----------
@@ -35,6 +42,8 @@ def cut_splits(
         Seed of the draw; other draws with the same seed are unrelated to it.
     name
         Image set, for errors.
+    num_official_val
+        How many images before the test part are the official validation part.
 
     Raises
     ------
@@ -51,8 +60,9 @@ def cut_splits(
     >>> parts["test"]
     array([6, 7, 8, 9])
     """
-    fractions = _check_fractions(split, has_test=num_official_test > 0, name=name)
-    num_cut = num_images - num_official_test
+    official = [part for part, num in (("val", num_official_val), ("test", num_official_test)) if num > 0]
+    fractions = _check_fractions(split, official, name=name)
+    num_cut = num_images - num_official_test - num_official_val
     order = draw_permutation(seed, "image-split", num_cut)
     parts: dict[str, NDArray[np.int64]] = {}
     start, cumulative = 0, 0.0
@@ -66,23 +76,27 @@ def cut_splits(
                 f"images.split.{part}: {fraction} of the {num_cut} images of {name} is none; "
                 "expected at least one image. Choose a larger fraction."
             )
+    if num_official_val:
+        parts["val"] = np.arange(num_cut, num_cut + num_official_val, dtype=np.int64)
     if num_official_test:
-        parts["test"] = np.arange(num_cut, num_images, dtype=np.int64)
+        parts["test"] = np.arange(num_images - num_official_test, num_images, dtype=np.int64)
     return {part: parts[part] for part in SPLITS}
 
 
-def _check_fractions(split: Mapping[str, float], *, has_test: bool, name: str) -> dict[str, float]:
+def _check_fractions(split: Mapping[str, float], official: Sequence[str], *, name: str) -> dict[str, float]:
     for part, fraction in split.items():
         if part not in SPLITS:
             raise InputError(f"images.split: unknown part {part!r}; expected {', '.join(SPLITS)}.")
         if not 0 <= fraction <= 1:
             raise InputError(f"images.split.{part}: expected a fraction from 0 to 1, got {fraction}.")
-    if has_test and split.get("test", 0) > 0:
-        raise InputError(
-            f"images.split.test: {name} has an official test part, which is always the test split; "
-            f"expected fractions train and val alone, got test: {split['test']}. Remove test."
-        )
-    wanted = ("train", "val") if has_test else SPLITS
+    wanted = tuple(part for part in SPLITS if part not in official)
+    for part in official:
+        if split.get(part, 0) > 0:
+            alone = f"fractions {' and '.join(wanted)} alone" if len(wanted) > 1 else "train: 1"
+            raise InputError(
+                f"images.split.{part}: {name} has an official {part} part, which is always the {part} split; "
+                f"expected {alone}, got {part}: {split[part]}. Remove {part}."
+            )
     fractions = {part: float(split.get(part, 0)) for part in wanted}
     for part in wanted:
         if part != "val" and fractions[part] == 0:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zookeeper.spec.factors import FACTORS
+from zookeeper.spec.axes import OwnSeeds, RandomAxis, Scalar, sort_key
+from zookeeper.spec.factors import DEFAULTS, FACTORS, LATER
 
 if TYPE_CHECKING:
     from zookeeper.spec.schema import ZooSpec
@@ -26,25 +27,49 @@ def canonical_json(value: Any) -> str:
 
 
 def image_identity(images: ImageSpec) -> dict[str, Any]:
-    """Return what of the image set may change a model: name, split, seed, normalisation."""
+    """Return what of the image set may change a model: name, path, split, seed, normalisation, transforms.
+
+    A key that came after the first release is left out at its default.
+    """
     return images.model_dump(mode="json", exclude={"root", "download"}, exclude_none=True)
 
 
 def content(spec: ZooSpec) -> dict[str, Any]:
     """Return what may change the content of the zoo, with defaults filled in and axes written out.
 
-    Two specs with equal content describe the same models, split and checkpoints.
+    Two specs with equal content describe the same models, split and checkpoints. Axes that are drawn for
+    each model are described, not listed, under ``draws``.
     """
-    factors = {name: sorted(spec.factor_values(name), key=_sort_key) for name in FACTORS}
+    drawn = spec.grid.drawn
+    factors = {name: sorted(spec.factor_values(name), key=sort_key) for name in FACTORS if name not in drawn}
+    for name in LATER:
+        if factors.get(name) == [DEFAULTS[name]]:
+            del factors[name]
     split = spec.split
+    draws = {"draws": _draws(spec)} if drawn else {}
     return {
         "version": spec.version,
         "name": spec.name,
         "images": image_identity(spec.images),
         "factors": factors,
+        **draws,
         "checkpoints": list(spec.checkpoint_epochs),
         "split": {**split.fractions(), "seed": split.seed, "by": sorted(split.group_factors) or "model"},
     }
+
+
+def _draws(spec: ZooSpec) -> dict[str, Any]:
+    grid = spec.grid
+    described: dict[str, Any] = {} if grid.sample is None else {"sample": grid.sample.model_dump()}
+    for name in grid.drawn:
+        axis = getattr(grid, name)
+        if isinstance(axis, RandomAxis | OwnSeeds):
+            described[name] = axis.model_dump(mode="json", exclude_none=True)
+            if "choices" in described[name]:
+                described[name]["choices"] = sorted(described[name]["choices"], key=sort_key)
+        else:
+            described[name] = sorted(grid.values(name), key=sort_key)
+    return described
 
 
 def content_digest(spec: ZooSpec) -> str:
@@ -60,14 +85,24 @@ def difference(spec_a: ZooSpec, spec_b: ZooSpec) -> list[str]:
     """
     lines: list[str] = []
     a, b = content(spec_a), content(spec_b)
-    for section in a:
+    for section in dict.fromkeys((*a, *b)):
         if section == "factors":
-            for factor in a[section]:
+            for factor in FACTORS:
                 name = _factor_path(spec_a, spec_b, factor)
-                _compare(name, _alone(a[section][factor]), _alone(b[section][factor]), lines)
+                _compare(name, _shown(a, spec_a, factor), _shown(b, spec_b, factor), lines)
+        elif section == "draws":
+            _compare("grid", a.get("draws", {}), b.get("draws", {}), lines)
         else:
             _compare(section, a[section], b[section], lines)
     return lines
+
+
+def _shown(described: Mapping[str, Any], spec: ZooSpec, factor: str) -> Scalar | list[Scalar]:
+    """Return the values of a factor as a difference tells them; a single one without a list."""
+    if factor in spec.grid.drawn:
+        return "drawn for each model"
+    values: list[Scalar] = described["factors"].get(factor, [DEFAULTS.get(factor)])
+    return values[0] if len(values) == 1 else values
 
 
 def _compare(path: str, a: Any, b: Any, lines: list[str]) -> None:
@@ -93,14 +128,6 @@ def _listed(values: Sequence[Any]) -> str:
     return ", ".join(shown if len(shown) <= _MAX_LISTED else [*shown[: _MAX_LISTED - 2], "...", shown[-1]])
 
 
-def _alone(values: list[Any]) -> Any:
-    return values[0] if len(values) == 1 else values
-
-
 def _factor_path(spec_a: ZooSpec, spec_b: ZooSpec, factor: str) -> str:
     is_axis = factor in spec_a.grid.order or factor in spec_b.grid.order
     return f"{'grid' if is_axis else FACTORS[factor][0]}.{factor}"
-
-
-def _sort_key(value: Any) -> tuple[int, Any]:
-    return (0, value) if isinstance(value, int | float) else (1, value)
