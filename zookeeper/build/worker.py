@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from zookeeper.build.job import CohortJob, load_spec_images, population_of
 from zookeeper.errors import BuildError, StoreError
 from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
+from zookeeper.nets.layout import WeightLayout
 from zookeeper.population import Cohort, EpochResult, TrainingData, train_cohort
 from zookeeper.population.process import prepare_process
+from zookeeper.spec.grid import ModelConfig
 from zookeeper.store.records import CommitRecord, cohort_commits
 from zookeeper.store.state import State, load_state
 from zookeeper.store.table import DIVERGED, OK
@@ -79,7 +81,7 @@ def _go_on(job: CohortJob, images: ImageSet, on_beat: OnBeat | None) -> Beat:
     device = torch.device(job.device)
     if stored is None:
         models = job.cohort.models
-        start = initialise_rows(population.layout, [model.init for model in models], [model.seed for model in models])
+        start = initial_rows(population.layout, models)
         stored = {_ROWS: start.astype(np.float32, copy=False)}
     state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}
     pending = _Pending(job, root, {split: images.count(split) for split in images.indices})
@@ -129,6 +131,17 @@ def training_data(images: ImageSet, device: torch.device) -> TrainingData:
     )
 
 
+def initial_rows(layout: WeightLayout, models: Sequence[ModelConfig]) -> npt.NDArray[np.float64]:
+    """Draw the initial weights of models, [M, P]."""
+    return initialise_rows(
+        layout,
+        [model.init for model in models],
+        [model.seed for model in models],
+        stds=[model.init_std for model in models],
+        bias_inits=[model.bias_init for model in models],
+    )
+
+
 def cohort_factors(job: CohortJob) -> Cohort:
     """Collect the generating factors of a cohort as vectors."""
     models = job.cohort.models
@@ -141,6 +154,9 @@ def cohort_factors(job: CohortJob) -> Cohort:
         optimizer=models[0].optimizer,
         batch_size=models[0].batch_size,
         nesterov=models[0].nesterov,
+        train_fraction=models[0].train_fraction,
+        schedules=tuple(model.schedule for model in models),
+        num_epochs=models[0].epochs,
     )
 
 
@@ -165,7 +181,7 @@ class _Pending:
             return
         self.epochs.append(result.epoch)
         self.rows.append(result.rows.to("cpu", torch.float32, copy=True).numpy())
-        for name, values in _properties(result, self.num_images, seconds / len(result.rows)).items():
+        for name, values in epoch_properties(result, self.num_images, seconds / len(result.rows)).items():
             self.columns.setdefault(name, []).append(values)
         is_last = result.epoch == self.job.epochs[-1]
         num_bytes = len(self.rows) * self.rows[0].nbytes
@@ -195,7 +211,13 @@ class _Pending:
         self.since_commit = time.monotonic()
 
 
-def _properties(result: EpochResult, num_images: dict[str, int], seconds: float) -> dict[str, npt.NDArray[np.generic]]:
+def epoch_properties(
+    result: EpochResult, num_images: Mapping[str, int], seconds: float = float("nan")
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the columns stored beside the weights of an epoch, ``[M]`` each.
+
+    ``num_images`` counts the images of each split, ``seconds`` is the time of the epoch per model.
+    """
     columns: dict[str, npt.NDArray[np.generic]] = {}
     for split, evaluation in result.evaluations.items():
         columns[f"{split}_loss"] = evaluation.loss.cpu().numpy()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from zookeeper.errors import InputError
+from zookeeper.population.schedule import Setting
 
 _SLOTS: dict[str, tuple[str, ...]] = {
     "adam": ("first_moment", "second_moment"),
@@ -37,6 +38,12 @@ class Hyperparameters:
     def narrow(self, members: slice) -> Hyperparameters:
         """Those of some members."""
         return Hyperparameters(self.lr[members], self.weight_decay[members], self.momentum[members])
+
+    def at(self, setting: Setting) -> Hyperparameters:
+        """Return those of a step of a schedule; a model without momentum stays without."""
+        keeps = torch.isnan(setting.momentum) | (self.momentum == 0)
+        momentum = torch.where(keeps, self.momentum, setting.momentum)
+        return Hyperparameters(self.lr * setting.lr, self.weight_decay, momentum)
 
 
 class Optimizer:
@@ -83,41 +90,52 @@ class Optimizer:
         return Optimizer(self.name, self.hyperparameters.narrow(members), state, nesterov=self.nesterov)
 
     @torch.no_grad()
-    def step(self, rows: torch.Tensor, grads: torch.Tensor, number: int) -> None:
-        """Update ``rows[M, P]`` in place; ``grads`` is overwritten; ``number`` counts steps from 1."""
-        h = self.hyperparameters
+    def step(self, rows: torch.Tensor, grads: torch.Tensor, number: int, setting: Setting | None = None) -> None:
+        """Update ``rows[M, P]`` in place; ``grads`` is overwritten; ``number`` counts steps from 1.
+
+        ``setting`` is what a schedule asks for at this step; None leaves every hyperparameter as it is.
+        """
+        h = self.hyperparameters if setting is None else self.hyperparameters.at(setting)
         if self.name == "adamw":
             rows.mul_(1.0 - h.lr * h.weight_decay)
         elif self._decays:
             grads.addcmul_(rows, h.weight_decay)
         if self.name in ("adam", "adamw"):
-            self._step_adam(rows, grads, number)
+            self._step_adam(rows, grads, number, h.lr, None if setting is None else setting.momentum)
         elif self.name == "rmsprop":
-            self._step_rmsprop(rows, grads)
+            self._step_rmsprop(rows, grads, h)
         else:
-            self._step_sgd(rows, grads)
+            self._step_sgd(rows, grads, h)
 
-    def _step_adam(self, rows: torch.Tensor, grads: torch.Tensor, number: int) -> None:
+    def _step_adam(
+        self, rows: torch.Tensor, grads: torch.Tensor, number: int, lr: torch.Tensor, beta: torch.Tensor | None
+    ) -> None:
         first, second = self.state["first_moment"], self.state["second_moment"]
-        first.lerp_(grads, 0.1)
+        if beta is None:
+            first.lerp_(grads, 0.1)
+            rate = lr / -(1.0 - 0.9**number)
+        else:
+            beta = torch.where(torch.isnan(beta), 0.9, beta.double())
+            first.lerp_(grads, (1.0 - beta).to(rows.dtype))
+            rate = lr / -(1.0 - beta**number).to(rows.dtype)
         second.mul_(0.999).addcmul_(grads, grads, value=0.001)
         denominator = torch.sqrt(second, out=grads)
         denominator.div_(math.sqrt(1.0 - 0.999**number)).add_(1e-8)
         step = first / denominator
-        rows.addcmul_(step, self.hyperparameters.lr / -(1.0 - 0.9**number))
+        rows.addcmul_(step, rate)
 
-    def _step_rmsprop(self, rows: torch.Tensor, grads: torch.Tensor) -> None:
+    def _step_rmsprop(self, rows: torch.Tensor, grads: torch.Tensor, h: Hyperparameters) -> None:
         average, velocity = self.state["square_average"], self.state["velocity"]
         average.mul_(0.99).addcmul_(grads, grads, value=0.01)
         step = grads.div_(average.sqrt().add_(1e-8))
         if self._uses_momentum:
-            step = velocity.mul_(self.hyperparameters.momentum).add_(step)
-        rows.addcmul_(step, -self.hyperparameters.lr)
+            step = velocity.mul_(h.momentum).add_(step)
+        rows.addcmul_(step, -h.lr)
 
-    def _step_sgd(self, rows: torch.Tensor, grads: torch.Tensor) -> None:
+    def _step_sgd(self, rows: torch.Tensor, grads: torch.Tensor, h: Hyperparameters) -> None:
         step = grads
         if self._uses_momentum:
-            velocity, momentum = self.state["velocity"], self.hyperparameters.momentum
-            velocity.mul_(momentum).add_(grads)
-            step = grads.addcmul_(velocity, momentum) if self.nesterov else velocity
-        rows.addcmul_(step, -self.hyperparameters.lr)
+            velocity = self.state["velocity"]
+            velocity.mul_(h.momentum).add_(grads)
+            step = grads.addcmul_(velocity, h.momentum) if self.nesterov else velocity
+        rows.addcmul_(step, -h.lr)

@@ -8,6 +8,7 @@ The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), ap
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -72,6 +73,29 @@ def epoch_orders(keys: torch.Tensor, epoch: int, num_images: int) -> torch.Tenso
     True
     """
     return hash_counters(keys, epoch, num_images).argsort(dim=1)
+
+
+def train_subsets(keys: torch.Tensor, num_images: int, fraction: float) -> torch.Tensor:
+    """Which of the training images a model sees: sorted positions, int64 ``[M, k]``, a subset per key.
+
+    k is the whole part of ``fraction * num_images``, at least 1. The subsets of one key are nested: a larger
+    fraction adds images and drops none.
+
+    >>> subsets = train_subsets(stream_keys([3, 4], "subset"), 50, 0.1)
+    >>> subsets.shape, bool((subsets[0] == subsets[1]).all())
+    (torch.Size([2, 5]), False)
+    """
+    num = num_train_images(num_images, fraction)
+    return hash_counters(keys, 0, num_images).argsort(dim=1)[:, :num].sort(dim=1).values
+
+
+def num_train_images(num_images: int, fraction: float) -> int:
+    """Return how many of the training images a fraction of them is.
+
+    >>> num_train_images(60_000, 0.7), num_train_images(43, 1.0), num_train_images(5, 0.01)
+    (42000, 43, 1)
+    """
+    return max(1, math.floor(round(num_images * fraction, 6)))
 
 
 class DropoutStream:

@@ -21,7 +21,14 @@ from zookeeper.population.convolution import interleave
 from zookeeper.population.evaluate import Evaluation, evaluate
 from zookeeper.population.lower import Population
 from zookeeper.population.optimise import Hyperparameters, Optimizer
-from zookeeper.population.randomness import DropoutStream, epoch_orders, stream_keys
+from zookeeper.population.randomness import (
+    DropoutStream,
+    epoch_orders,
+    num_train_images,
+    stream_keys,
+    train_subsets,
+)
+from zookeeper.population.schedule import NO_SCHEDULE, Schedule
 
 _CACHE_BYTES = 8_000_000
 _MIN_TILE = 4
@@ -56,7 +63,10 @@ class TrainingData:
 class Cohort:
     """Generating factors of M models that train together, one entry per model.
 
-    What they share is shared because it changes shapes or steps: optimiser, batch size, architecture.
+    What they share is shared because it changes shapes or steps: optimiser, batch size, architecture,
+    ``train_fraction`` (the share of the training images that each model sees, its own subset by its seed).
+    ``schedules`` is one name per model, or empty for none; with schedules, ``num_epochs`` says how long
+    they last, whatever part of the training one call runs.
     """
 
     seeds: tuple[int, ...]
@@ -67,9 +77,15 @@ class Cohort:
     optimizer: str
     batch_size: int
     nesterov: bool = False
+    train_fraction: float = 1.0
+    schedules: tuple[str, ...] = ()
+    num_epochs: int = 0
 
     def __post_init__(self) -> None:
-        lengths = {len(v) for v in (self.seeds, self.lr, self.weight_decay, self.momentum, self.dropout)}
+        if not 0 < self.train_fraction <= 1:
+            raise InputError(f"cohort: train_fraction {self.train_fraction}; expected a number in (0, 1].")
+        schedules = self.schedules or (NO_SCHEDULE,) * len(self.seeds)
+        lengths = {len(v) for v in (self.seeds, self.lr, self.weight_decay, self.momentum, self.dropout, schedules)}
         if lengths != {len(self.seeds)} or not self.seeds:
             raise InputError(f"cohort: factors of {sorted(lengths)} models; expected one value per model.")
 
@@ -164,7 +180,13 @@ class CohortTrainer:
         self.has_dropout = any(p > 0 for p in cohort.dropout)
         self.tiles = tile_slices(population, cohort.num_models, cohort.batch_size, device)
         self.train_index = data.indices["train"]
-        self.steps_per_epoch = -(-len(self.train_index) // cohort.batch_size)
+        self.num_images = num_train_images(len(self.train_index), cohort.train_fraction)
+        self.subset_keys = stream_keys(cohort.seeds, "subset", device)
+        self.steps_per_epoch = -(-self.num_images // cohort.batch_size)
+        self.schedule: Schedule | None = None
+        if set(cohort.schedules) - {NO_SCHEDULE}:
+            num_steps = cohort.num_epochs * self.steps_per_epoch
+            self.schedule = Schedule(cohort.schedules, num_steps, device=device, dtype=dtype)
         self._inputs = _stored_inputs(data, dtype)
         self._parts = {split: data.part(split, dtype) for split in data.indices}
 
@@ -180,7 +202,11 @@ class CohortTrainer:
         optimizer = self.optimizer.narrow(tile)
         num_models, size = rows.shape[0], self.cohort.batch_size
         unique, member_of = torch.unique(self.order_keys[tile], return_inverse=True)
-        orders = self.train_index[epoch_orders(unique, epoch, len(self.train_index))]  # [U, n]
+        orders = epoch_orders(unique, epoch, self.num_images)  # [U, n]
+        if self.num_images < len(self.train_index):
+            firsts = torch.zeros_like(unique).scatter_(0, member_of, self.subset_keys[tile])
+            orders = train_subsets(firsts, len(self.train_index), self.cohort.train_fraction).gather(1, orders)
+        orders = self.train_index[orders]
         total = torch.zeros(num_models, dtype=rows.dtype, device=rows.device)
         for number in range(self.steps_per_epoch):
             index = orders[:, number * size : (number + 1) * size]  # [U, B]
@@ -188,7 +214,7 @@ class CohortTrainer:
             step = (epoch - 1) * self.steps_per_epoch + number + 1
             loss = self._step(rows, optimizer, tile, index, step)
             total += loss * index.shape[-1]
-        return total / len(self.train_index)
+        return total / self.num_images
 
     def _batch(self, index: torch.Tensor) -> torch.Tensor:
         """Gather network inputs of image numbers ``[B]`` or ``[M, B]``."""
@@ -213,7 +239,8 @@ class CohortTrainer:
         losses = F.cross_entropy(logits.reshape(-1, logits.shape[2]), labels.reshape(-1), reduction="none")
         loss = losses.view(num_models, -1).mean(1)
         (grads,) = torch.autograd.grad(loss.sum(), leaf)
-        optimizer.step(rows[:, self.trainable], grads[:, self.trainable], step)
+        setting = None if self.schedule is None else self.schedule.at(step).narrow(tile)
+        optimizer.step(rows[:, self.trainable], grads[:, self.trainable], step, setting)
         for name, values in statistics.items():
             rows[:, self.population.layout.block(name).columns] = values
         return loss.detach()

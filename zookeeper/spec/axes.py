@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -84,6 +85,8 @@ class RangeAxis(Section):
 class RandomAxis(Section):
     """``{random: ..., count: n, seed: s}``: n distinct draws, the same on every machine and version.
 
+    In a grid that is sampled, `count` and `seed` are left out: every model has a draw of its own (`draw`).
+
     ``uniform`` and ``loguniform`` draw numbers from [low, high) with 8 significant digits, ``int``
     draws whole numbers from [low, high), ``choice`` draws from `choices` without replacement. The draws
     come from SHA-256 of the seed and a counter, not from a library's generator.
@@ -97,8 +100,8 @@ class RandomAxis(Section):
     low: _OptionalNumber = None
     high: _OptionalNumber = None
     choices: Annotated[tuple[_AnyScalar, ...], Field(min_length=1)] | None = None
-    count: Annotated[int, Field(ge=1, le=MAX_AXIS_VALUES)]
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    count: Annotated[int, Field(ge=1, le=MAX_AXIS_VALUES)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> RandomAxis:
@@ -113,15 +116,22 @@ class RandomAxis(Section):
         raise_problems(problems or [*self._interval_problems()])
         if self.choices is not None:
             raise_problems(duplicate_problems(self.choices, ("choices",)))
+        if self.count is None and self.seed is None:
+            return self  # an axis of a sampled grid
+        for key in ("count", "seed"):
+            if self._lacks(key):
+                raise_problems([Problem((key,), "missing key", "a whole number")])
         num_possible = self._num_possible()
-        if num_possible is not None and self.count > num_possible:
+        if num_possible is not None and self.count is not None and self.count > num_possible:
             expected = f"at most {num_possible:,} distinct values"
             raise_problems([Problem(("count",), "count too large", expected=expected, got=str(self.count))])
         self.values()  # refuses intervals too narrow for so many distinct values
         return self
 
     def values(self) -> tuple[Scalar, ...]:
-        """Return the draws in the order in which they were drawn."""
+        """Return the draws in the order in which they were drawn; none without `count` and `seed`."""
+        if self.count is None or self.seed is None:
+            return ()
         if self.choices is not None:
             ranked = sorted(zip(_draws(self.random, self.seed), self.choices, strict=False), key=lambda pair: pair[0])
             return tuple(choice for _, choice in ranked[: self.count])
@@ -135,6 +145,28 @@ class RandomAxis(Section):
             if num_drawn > 64 * (self.count + 64):
                 refuse("count too large", expected="fewer values or a wider interval", got=str(self.count))
         return tuple(distinct)
+
+    def draw(self, key: str) -> Scalar:
+        """Return one draw, decided by `key` and the distribution alone.
+
+        >>> RandomAxis(random="int", low=0, high=10).draw("a") in range(10)
+        True
+        """
+        if self.choices is not None:
+            return draw_from(sorted(self.choices, key=sort_key), key)
+        for counter in range(64):  # a narrow interval may round away; then its lower end stands
+            value = self._value(hash_number(f"{key}:{counter}"))
+            if self.low <= value < self.high:  # rounding may leave the interval
+                return value
+        return int(self.low) if self.random == "int" else float(self.low)
+
+    def bounds(self) -> tuple[Scalar, ...]:
+        """Return values such that a factor that accepts them accepts every draw: the choices, or both ends."""
+        if self.choices is not None:
+            return self.choices
+        if self.random == "int":
+            return self.low, self.high - 1
+        return float(self.low), math.nextafter(self.high, self.low)
 
     def _value(self, draw: int) -> int | float:
         if self.random == "int":
@@ -169,12 +201,33 @@ class RandomAxis(Section):
             yield Problem(("high",), "empty interval", f"a number > low ({self.low!r})", show(self.high))
 
 
+class OwnSeeds(Section):
+    """``{per_combination: n, seed: s}``: n random seeds for each combination of the other axes, its own each.
+
+    No two combinations share seeds, so a seed tells nothing about a configuration. Only for the axis `seed`.
+    The seeds of a combination do not depend on the other combinations.
+    """
+
+    per_combination: Annotated[int, Field(ge=1, le=MAX_AXIS_VALUES)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+    def draw(self, combination: str) -> tuple[int, ...]:
+        """Return the seeds of one combination, whole numbers from 0 to 2^53 - 1.
+
+        >>> len(set(OwnSeeds(per_combination=3, seed=0).draw("lr 0.1")))
+        3
+        """
+        return tuple(
+            hash_number(f"own seed {self.seed}\n{combination}\n{number}") >> 75
+            for number in range(self.per_combination)
+        )
+
+
 def _form(value: object) -> str | None:
     """Tell which form of axis a value has; tags are class names, which no key of a document equals."""
     if isinstance(value, list | tuple):
         return "list"
-    for form in (RangeAxis, RandomAxis):
-        key = "range" if form is RangeAxis else "random"
+    for form, key in ((RangeAxis, "range"), (RandomAxis, "random"), (OwnSeeds, "per_combination")):
         if isinstance(value, form) or (isinstance(value, dict) and key in value):
             return form.__name__
     return None
@@ -185,10 +238,24 @@ Axis = Annotated[
     | Annotated[RangeAxis, Tag("RangeAxis")]
     | Annotated[RandomAxis, Tag("RandomAxis")],
     Discriminator(
-        _form,
+        lambda value: None if (form := _form(value)) == "OwnSeeds" else form,
         custom_error_type="axis",
         custom_error_message=(
             "not an axis; expected a list, {range: [start, stop]} or {random: ..., count: ..., seed: ...}"
+        ),
+    ),
+]
+SeedAxis = Annotated[
+    Annotated[Annotated[tuple[_T, ...], Field(min_length=1)], Tag("list")]
+    | Annotated[RangeAxis, Tag("RangeAxis")]
+    | Annotated[RandomAxis, Tag("RandomAxis")]
+    | Annotated[OwnSeeds, Tag("OwnSeeds")],
+    Discriminator(
+        _form,
+        custom_error_type="axis",
+        custom_error_message=(
+            "not an axis; expected a list, {range: [start, stop]}, {random: ..., count: ..., seed: ...} or "
+            "{per_combination: ..., seed: ...}"
         ),
     ),
 ]
@@ -210,10 +277,22 @@ def duplicate_problems(values: tuple[Scalar, ...], path: tuple[str | int, ...]) 
     return problems
 
 
+def draw_from(values: Sequence[_T], key: str) -> _T:
+    """Return one of the values, decided by `key` alone."""
+    return values[hash_number(key) * len(values) >> 128]
+
+
+def hash_number(key: str) -> int:
+    """Return the unsigned 128-bit integer that stands for a key: the head of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "big")
+
+
+def sort_key(value: Any) -> tuple[int, Any]:
+    """Order numbers before text."""
+    return (0, value) if isinstance(value, int | float) else (1, value)
+
+
 def _draws(purpose: str, seed: int) -> Iterator[int]:
     """Yield unsigned 128-bit integers."""
-    counter = 0
-    while True:
-        digest = hashlib.sha256(f"{purpose}:{seed}:{counter}".encode()).digest()
-        yield int.from_bytes(digest[:16], "big")
-        counter += 1
+    for counter in itertools.count():
+        yield hash_number(f"{purpose}:{seed}:{counter}")

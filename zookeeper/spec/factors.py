@@ -46,10 +46,13 @@ def _without_negative_zero(value: float) -> float:
 Architecture = Annotated[str, AfterValidator(known("architecture", names.ARCHITECTURES, factory=True))]
 Activation = Annotated[str, AfterValidator(known("activation", names.ACTIVATIONS))]
 Init = Annotated[str, AfterValidator(known("init", names.INITS))]
+BiasInit = Annotated[str, AfterValidator(known("bias init", names.BIAS_INITS))]
 Optimizer = Annotated[str, AfterValidator(known("optimizer", names.OPTIMIZERS))]
+Schedule = Annotated[str, AfterValidator(known("schedule", names.SCHEDULES))]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_without_negative_zero)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AfterValidator(_without_negative_zero)]
+ShareAboveZero = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), AfterValidator(_without_negative_zero)]
 PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -58,12 +61,16 @@ FACTORS: Final[dict[str, tuple[str, Any]]] = {
     "architecture": ("model", Architecture),
     "activation": ("model", Activation),
     "init": ("model", Init),
+    "init_std": ("model", LearningRate),
+    "bias_init": ("model", BiasInit),
     "dropout": ("model", ShareBelowOne),
     "optimizer": ("training", Optimizer),
     "lr": ("training", LearningRate),
     "weight_decay": ("training", NonNegative),
     "momentum": ("training", ShareBelowOne),
     "nesterov": ("training", bool),
+    "schedule": ("training", Schedule),
+    "train_fraction": ("training", ShareAboveZero),
     "batch_size": ("training", PositiveInt),
     "epochs": ("training", PositiveInt),
     "seed": ("training", Seed),
@@ -75,13 +82,28 @@ REQUIRED: Final = ("architecture", "lr", "batch_size", "epochs")
 DEFAULTS: Final[dict[str, Scalar]] = {
     "activation": "relu",
     "init": "torch_default",
+    "init_std": 1.0,
+    "bias_init": "default",
     "dropout": 0.0,
     "optimizer": "adam",
     "weight_decay": 0.0,
     "nesterov": False,
+    "schedule": "none",
+    "train_fraction": 1.0,
     "seed": 0,
 }
 """Values of factors that a spec of version 1 leaves out; `default_momentum` gives the remaining one."""
+
+LATER: Final = ("init_std", "bias_init", "schedule", "train_fraction")
+"""Factors that came after the first release: at their default they are no part of any identity."""
+
+STD_INITS: Final = ("normal", "truncated_normal")
+"""Initialisations whose scale is `init_std`; so is that of normal biases."""
+
+
+def uses_std(init: object, bias_init: object) -> bool:
+    """Whether `init_std` changes a model with these factors."""
+    return init in STD_INITS or bias_init == "normal"
 
 
 def default_momentum(optimizer: str) -> float:

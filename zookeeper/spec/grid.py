@@ -11,8 +11,9 @@ from typing import Literal, cast
 
 from zookeeper.errors import SpecError
 from zookeeper.spec.axes import Scalar
-from zookeeper.spec.factors import FACTORS, default_momentum
+from zookeeper.spec.factors import DEFAULTS, LATER
 from zookeeper.spec.identity import canonical_json, image_identity
+from zookeeper.spec.rows import model_rows
 from zookeeper.spec.schema import ZooSpec
 
 SplitName = Literal["train", "val", "test"]
@@ -27,8 +28,10 @@ class ModelConfig:
     model_id
         16 hex digits, the hash of all factors and of the image set's identity. It does not depend on
         the zoo's name, grid, split, checkpoints, cohorts or device.
-    architecture, activation, init, dropout, optimizer, lr, weight_decay, momentum, nesterov, batch_size, epochs, seed
-        The generating factors.
+    architecture, activation, init, init_std, bias_init, dropout
+        The generating factors of the network.
+    optimizer, lr, weight_decay, momentum, nesterov, schedule, train_fraction, batch_size, epochs, seed
+        Those of its training.
     split
         Side of the zoo's split: train, val or test.
     """
@@ -37,12 +40,16 @@ class ModelConfig:
     architecture: str
     activation: str
     init: str
+    init_std: float
+    bias_init: str
     dropout: float
     optimizer: str
     lr: float
     weight_decay: float
     momentum: float
     nesterov: bool
+    schedule: str
+    train_fraction: float
     batch_size: int
     epochs: int
     seed: int
@@ -60,6 +67,8 @@ FACTOR_NAMES: tuple[str, ...] = tuple(
 
 def expand(spec: ZooSpec) -> tuple[ModelConfig, ...]:
     """Return the models of a spec: the product of its axes in the order written, the last axis fastest.
+
+    With ``grid.sample`` they are its joint draws, in the order of their numbers.
 
     The same spec gives the same models and the same split on every machine.
 
@@ -82,15 +91,7 @@ def expand(spec: ZooSpec) -> tuple[ModelConfig, ...]:
     >>> [(model.lr, model.seed) for model in expand(spec)]
     [(0.001, 0), (0.001, 1), (0.01, 0), (0.01, 1)]
     """
-    axes = spec.axes
-    constant = {name: spec.factor_values(name)[0] for name in FACTORS if name not in axes}
-    default_momenta = "momentum" not in axes and spec.training.momentum is None
-    rows: list[dict[str, Scalar]] = []
-    for values in itertools.product(*axes.values()):
-        row = constant | dict(zip(axes, values, strict=True))
-        if default_momenta:
-            row["momentum"] = default_momentum(str(row["optimizer"]))
-        rows.append(row)
+    rows = model_rows(spec)
     images = canonical_json(image_identity(spec.images))
     ids = [model_id(row, images) for row in rows]
     if len(set(ids)) != len(ids):
@@ -105,7 +106,8 @@ def expand(spec: ZooSpec) -> tuple[ModelConfig, ...]:
 
 def model_id(factors: Mapping[str, Scalar], images: str) -> str:
     """Return 16 hex digits of the SHA-256 of a model's factors and the canonical JSON of its images' identity."""
-    identity = canonical_json({name: factors[name] for name in FACTOR_NAMES})
+    unset = {name for name in LATER if factors[name] == DEFAULTS[name]}
+    identity = canonical_json({name: factors[name] for name in FACTOR_NAMES if name not in unset})
     return hashlib.sha256(f"model 1\n{identity}\n{images}".encode()).hexdigest()[:16]
 
 

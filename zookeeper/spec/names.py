@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-ARCHITECTURES: tuple[str, ...] = ("cnn-digits", "cnn-small", "cnn-medium", "cnn-large", "lenet5", "mlp")
+ARCHITECTURES: tuple[str, ...] = (
+    "cnn-digits",
+    "cnn-small",
+    "cnn-medium",
+    "cnn-large",
+    "lenet5",
+    "mlp",
+    "smallcnn-google",
+    "resnet18-cifar",
+    "cnn-residual",
+    "cnn-deep",
+    "cnn-deep-residual",
+)
 ACTIVATIONS: tuple[str, ...] = ("gelu", "leaky_relu", "relu", "sigmoid", "silu", "tanh")
 INITS: tuple[str, ...] = (
     "kaiming_normal",
     "kaiming_uniform",
     "normal",
+    "orthogonal",
     "torch_default",
+    "truncated_normal",
     "uniform",
     "xavier_normal",
     "xavier_uniform",
 )
+BIAS_INITS: tuple[str, ...] = ("default", "normal", "ones", "zeros")
 OPTIMIZERS: tuple[str, ...] = ("adam", "adamw", "rmsprop", "sgd")
+SCHEDULES: tuple[str, ...] = ("cosine", "none", "onecycle")
 IMAGE_SETS: tuple[str, ...] = (
     "cifar10",
     "cifar100",

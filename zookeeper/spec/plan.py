@@ -13,8 +13,19 @@ from zookeeper.spec.axes import Scalar
 from zookeeper.spec.grid import ModelConfig, expand
 from zookeeper.spec.schema import ZooSpec
 
-SHARED_FACTORS: tuple[str, ...] = ("architecture", "activation", "optimizer", "nesterov", "batch_size", "epochs")
-"""Factors on which the models of a cohort agree: they decide shapes, steps and the graph."""
+SHARED_FACTORS: tuple[str, ...] = (
+    "architecture",
+    "activation",
+    "optimizer",
+    "nesterov",
+    "train_fraction",
+    "batch_size",
+    "epochs",
+)
+"""Factors on which the models of a cohort agree: they decide shapes, steps and the graph.
+
+`train_fraction` decides how many steps an epoch has. A schedule does not, so it may differ from row to row.
+"""
 
 DEFAULT_COHORT_SIZE = 64
 SEED_COHORT_SIZES = range(16, 129)

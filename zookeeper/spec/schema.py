@@ -13,9 +13,10 @@ from pydantic import AfterValidator, model_validator
 from zookeeper.errors import SpecError
 from zookeeper.spec.axes import Scalar, duplicate_problems
 from zookeeper.spec.document import Document, Section, load_document, parse_document, validate_document
-from zookeeper.spec.factors import DEFAULTS, FACTORS, REQUIRED, default_momentum, safe_name
+from zookeeper.spec.factors import DEFAULTS, FACTORS, REQUIRED, STD_INITS, default_momentum, safe_name, uses_std
 from zookeeper.spec.identity import canonical_json, content_digest
 from zookeeper.spec.problems import KeyPath, Problem, raise_problems, refuse, show
+from zookeeper.spec.rows import model_rows
 from zookeeper.spec.sections import (
     BuildSection,
     CheckpointSection,
@@ -40,7 +41,8 @@ class ZooSpec(Section):
     """One zoo, completely described.
 
     Factors are fixed in `model` and `training` or are axes of `grid`, never both. Relations between
-    sections are checked as well, so that a `ZooSpec` that exists can be expanded.
+    sections are checked as well, so that a `ZooSpec` that exists can be expanded; only what depends on random
+    draws (equal models, too few groups for the split) is left to `read_spec`.
     """
 
     version: Annotated[int, AfterValidator(_known_version)]
@@ -56,18 +58,19 @@ class ZooSpec(Section):
     @model_validator(mode="after")
     def _check_relations(self) -> ZooSpec:
         raise_problems([*_factor_problems(self)])
-        raise_problems([*_momentum_problems(self), *_split_problems(self), *_checkpoint_problems(self)])
+        raise_problems([*_momentum_problems(self), *_std_problems(self)])
+        raise_problems([*_split_problems(self), *_checkpoint_problems(self)])
         return self
 
     @property
     def axes(self) -> dict[str, tuple[Scalar, ...]]:
-        """Values of every axis, in the order of the product."""
+        """Distinct values of every axis, in the order of the product."""
         return {name: self.grid.values(name) for name in self.grid.order}
 
     @property
     def num_models(self) -> int:
         """Number of models of the grid."""
-        return math.prod(len(values) for values in self.axes.values())
+        return self.grid.num_models
 
     @property
     def checkpoint_epochs(self) -> tuple[int, ...]:
@@ -130,7 +133,10 @@ def _factor_problems(spec: ZooSpec) -> list[Problem]:
 
 def _momentum_problems(spec: ZooSpec) -> list[Problem]:
     """Momentum and nesterov are settings of sgd; torch takes nesterov only with momentum."""
-    others = [str(name) for name in spec.factor_values("optimizer") if name != "sgd"]
+    optimizers = spec.factor_values("optimizer")
+    if spec.grid.sample is not None and "sgd" in optimizers:
+        return []  # models that draw another optimizer, or no momentum, go without
+    others = [str(name) for name in optimizers if name != "sgd"]
     problems = []
     for factor in ("momentum", "nesterov"):
         section = "grid" if factor in spec.grid.order else "training"
@@ -148,6 +154,21 @@ def _momentum_problems(spec: ZooSpec) -> list[Problem]:
     return problems
 
 
+def _std_problems(spec: ZooSpec) -> list[Problem]:
+    """The standard deviation is a setting of some initialisations; the others have their own scale."""
+    section = "grid" if "init_std" in spec.grid.order else "model"
+    if section == "model" and spec.model.init_std is None:
+        return []
+    pairs = [(init, bias) for init in spec.factor_values("init") for bias in spec.factor_values("bias_init")]
+    without = [str(init) for init, bias in pairs if not uses_std(init, bias)]
+    if not without or (spec.grid.sample is not None and len(without) < len(pairs)):
+        return []
+    what = f"init_std is a setting of init {' and '.join(STD_INITS)} and of bias_init normal"
+    remedy = "Remove init_std, or the other inits."
+    also = ("grid" if "init" in spec.grid.order else "model", "init")
+    return [Problem((section, "init_std"), what, got=", ".join(dict.fromkeys(without)), also=also, remedy=remedy)]
+
+
 def _split_problems(spec: ZooSpec) -> list[Problem]:
     split, axes = spec.split, spec.axes
     valid = ("model", *axes)
@@ -158,13 +179,33 @@ def _split_problems(spec: ZooSpec) -> list[Problem]:
             return [Problem(path, f"no axis {factor!r}", expected, name=factor, names=valid)]
     if duplicates := duplicate_problems(split.group_factors, ("split", "by")):
         return duplicates
-    num_groups = math.prod(len(axes[name]) for name in split.group_factors or axes)
+    if spec.grid.drawn:
+        return []  # `_draw_problems` counts them
+    return _group_problems(spec, math.prod(len(axes[name]) for name in split.group_factors or axes))
+
+
+def _group_problems(spec: ZooSpec, num_groups: int) -> list[Problem]:
+    split = spec.split
     wanted = [name for name, share in split.fractions().items() if share > 0]
     if num_groups < len(wanted):
         what = f"too few groups for {', '.join(wanted)}"
         remedy = "Split by something finer, or set a fraction to 0."
         return [Problem(("split",), what, f"at least {len(wanted)} groups", str(num_groups), remedy=remedy)]
     return []
+
+
+def _draw_problems(spec: ZooSpec) -> list[Problem]:
+    """Check what only the models themselves can tell: no two are equal, and there are groups enough to split."""
+    rows = model_rows(spec)
+    num_equal = len(rows) - len({tuple(row.values()) for row in rows})
+    if num_equal:
+        path = ("grid", "seed") if spec.grid.sample is None else ("grid", "sample")
+        remedy = "Add an axis seed: {random: int, low: 0, high: 9007199254740992}."
+        return [
+            Problem(path, "equal models were drawn", "distinct models", f"{num_equal:,} repetitions", remedy=remedy)
+        ]
+    groups = {tuple(row[name] for name in spec.split.group_factors or row) for row in rows}
+    return _group_problems(spec, len(groups))
 
 
 def _checkpoint_problems(spec: ZooSpec) -> list[Problem]:
@@ -226,6 +267,8 @@ def read_spec(document: Document, folder: Path, *, allow_huge: bool = False, dat
         remedy = "Make the grid smaller." if allow_huge else "Pass --yes if you mean it, or make the grid smaller."
         problem = Problem(("grid",), "huge grid", f"at most {limit:,} models", f"{num_models:,}", remedy=remedy)
         raise document.error(problem)
+    if spec.grid.drawn and (problems := _draw_problems(spec)):
+        raise document.error(*problems)
     root = _image_root(document, spec.images.root, folder, data_root)
     return spec.model_copy(update={"images": spec.images.model_copy(update={"root": root})})
 

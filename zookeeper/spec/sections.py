@@ -12,30 +12,42 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     Tag,
-    TypeAdapter,
     ValidationError,
     model_serializer,
     model_validator,
 )
 
 from zookeeper.spec import names
-from zookeeper.spec.axes import Axis, RandomAxis, RangeAxis, Scalar, duplicate_problems
+from zookeeper.spec.axes import (
+    MAX_AXIS_VALUES,
+    Axis,
+    OwnSeeds,
+    RandomAxis,
+    RangeAxis,
+    Scalar,
+    SeedAxis,
+    duplicate_problems,
+)
 from zookeeper.spec.document import Section
 from zookeeper.spec.factors import (
     FACTORS,
     Activation,
     Architecture,
+    BiasInit,
     Init,
     LearningRate,
     NonNegative,
     Optimizer,
     PositiveInt,
+    Schedule,
     Seed,
     Share,
+    ShareAboveZero,
     ShareBelowOne,
     known,
 )
 from zookeeper.spec.problems import Problem, problems_of, raise_problems, refuse, show
+from zookeeper.spec.rows import grid_columns, typed_bounds, typed_values
 
 
 class Fractions(Section):
@@ -154,6 +166,8 @@ class ModelSection(Section):
     architecture: Architecture | None = None
     activation: Activation | None = None
     init: Init | None = None
+    init_std: LearningRate | None = None
+    bias_init: BiasInit | None = None
     dropout: ShareBelowOne | None = None
 
 
@@ -165,26 +179,44 @@ class TrainingSection(Section):
     weight_decay: NonNegative | None = None
     momentum: ShareBelowOne | None = None
     nesterov: bool | None = None
+    schedule: Schedule | None = None
+    train_fraction: ShareAboveZero | None = None
     batch_size: PositiveInt | None = None
     epochs: PositiveInt | None = None
     seed: Seed | None = None
 
 
+class SampleSection(Section):
+    """A random search instead of a product: `count` models, each with its own draw from every axis."""
+
+    count: Annotated[int, Field(ge=1, le=MAX_AXIS_VALUES)]
+    seed: Seed
+
+
 class GridSection(Section):
-    """The axes of the grid; `order` is the nesting of the product, the last axis fastest."""
+    """The axes of the grid; `order` is the nesting of the product, the last axis fastest.
+
+    With `sample`, the axes are not multiplied: each model draws a value of a list or a range, or from a
+    random distribution (then without `count` and `seed`), independently for every axis.
+    """
 
     order: tuple[str, ...] = ()
+    sample: SampleSection | None = None
     architecture: Axis[Architecture] | None = None
     activation: Axis[Activation] | None = None
     init: Axis[Init] | None = None
+    init_std: Axis[LearningRate] | None = None
+    bias_init: Axis[BiasInit] | None = None
     dropout: Axis[ShareBelowOne] | None = None
     optimizer: Axis[Optimizer] | None = None
     lr: Axis[LearningRate] | None = None
     weight_decay: Axis[NonNegative] | None = None
     momentum: Axis[ShareBelowOne] | None = None
     nesterov: Axis[bool] | None = None
+    schedule: Axis[Schedule] | None = None
+    train_fraction: Axis[ShareAboveZero] | None = None
     batch_size: Axis[PositiveInt] | None = None
-    seed: Axis[Seed] | None = None
+    seed: SeedAxis[Seed] | None = None
 
     @model_validator(mode="after")
     def _check_axes(self) -> GridSection:
@@ -192,25 +224,63 @@ class GridSection(Section):
         if sorted(self.order) != sorted(given):
             expected = f"each axis once: {', '.join(given)}" if given else "no name, as there are no axes"
             raise_problems([Problem(("order",), "not an order of the axes", expected, show(self.order))])
-        raise_problems([problem for name in given for problem in _axis_problems(name, getattr(self, name))])
+        is_sampled = self.sample is not None
+        if is_sampled and not given:
+            raise_problems([Problem(("sample",), "nothing to draw", "at least one axis beside it", "none")])
+        raise_problems([p for name in given for p in _draw_problems(name, getattr(self, name), is_sampled)])
+        raise_problems([p for name in given for p in _axis_problems(name, getattr(self, name))])
         return self
 
+    @property
+    def num_models(self) -> int:
+        """Number of models, computed without listing them."""
+        if self.sample is not None:
+            return self.sample.count
+        axes = [(name, getattr(self, name)) for name in self.order]
+        sizes = [a.per_combination if isinstance(a, OwnSeeds) else len(typed_values(name, a)) for name, a in axes]
+        return math.prod(sizes)
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Axes whose values are drawn for each model; empty for a plain product."""
+        own_seeds = ("seed",) if isinstance(self.seed, OwnSeeds) else ()
+        return own_seeds if self.sample is None else self.order
+
     def values(self, factor: str) -> tuple[Scalar, ...]:
-        """Return the distinct values of an axis, of the factor's type."""
+        """Return the distinct values of an axis, of the factor's type; of a distribution those that were drawn."""
         axis = getattr(self, factor)
-        return _typed_values(factor, axis)
+        if isinstance(axis, OwnSeeds) or (isinstance(axis, RandomAxis) and self.sample is not None):
+            return tuple(dict.fromkeys(grid_columns(self)[factor]))
+        return typed_values(factor, axis)
 
 
-def _typed_values(factor: str, axis: RangeAxis | RandomAxis | tuple[Scalar, ...]) -> tuple[Scalar, ...]:
-    if isinstance(axis, tuple):
-        return axis
-    adapter: TypeAdapter[Scalar] = TypeAdapter(FACTORS[factor][1])
-    return tuple(adapter.validate_python(value, strict=True) for value in axis.values())
+def _draw_problems(factor: str, axis: object, is_sampled: bool) -> list[Problem]:
+    """Say where an axis does not fit the grid: sampled, or a product."""
+    if isinstance(axis, OwnSeeds) and is_sampled:
+        remedy = "Write {random: int, low: 0, high: 9007199254740992}."
+        return [Problem((factor,), "seeds per combination in a sampled grid", "a seed per model", remedy=remedy)]
+    if not isinstance(axis, RandomAxis):
+        return []
+    if is_sampled and axis.count is not None:
+        remedy = "Remove it: every model has a draw of its own."
+        keys = ("count", "seed")
+        return [
+            Problem((factor, key), "key without use", f"no {key}, as grid.sample has it", remedy=remedy) for key in keys
+        ]
+    if not is_sampled and axis.count is None:
+        expected = "a whole number, as there is no grid.sample"
+        return [Problem((factor, key), "missing key", expected) for key in ("count", "seed")]
+    return []
 
 
-def _axis_problems(factor: str, axis: RangeAxis | RandomAxis | tuple[Scalar, ...]) -> list[Problem]:
+def _axis_problems(factor: str, axis: RangeAxis | RandomAxis | OwnSeeds | tuple[Scalar, ...]) -> list[Problem]:
+    if isinstance(axis, OwnSeeds):
+        return []
     try:
-        values = _typed_values(factor, axis)
+        if isinstance(axis, RandomAxis) and axis.count is None:
+            typed_bounds(factor, axis)
+            return []
+        values = typed_values(factor, axis)
     except ValidationError as error:
         first = problems_of(error, None, Section)[0]
         remedy = "A value of this axis is not valid."
