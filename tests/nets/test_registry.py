@@ -22,8 +22,22 @@ WEIGHT_COUNTS = [
     ("cnn-large", 1, 32, 10, 10565),
     ("lenet5", 3, 32, 10, 62006),
     ("mlp", 1, 4, 4, 100),
+    ("smallcnn-google", 1, 28, 10, 4970),
+    ("smallcnn-google", 3, 32, 10, 4970 + 2 * 9 * 16),
+    ("resnet18-cifar", 3, 8, 10, 11_173_962),
+    ("resnet18-cifar", 3, 16, 100, 11_173_962 + 90 * 513),
+    ("resnet18-cifar", 1, 8, 10, 11_173_962 - 2 * 9 * 64),
+    ("cnn-residual", 1, 28, 10, 2464 + 16 + 54 + 28),
+    ("cnn-residual", 3, 28, 10, 2864 + 32 + 54 + 28),
+    ("cnn-deep", 1, 28, 10, 2464),
+    ("cnn-deep", 3, 28, 10, 2864),
+    ("cnn-deep-residual", 1, 28, 10, 2464),
+    ("cnn-deep-residual", 3, 28, 10, 2864),
 ]
 POOL_FIRST = ["conv", "maxpool", "activation", "dropout"]
+HEAD = ["flatten", "linear", "activation", "dropout", "linear"]
+PLAIN_BLOCK = ["conv", "batchnorm", "activation", "conv", "batchnorm", "add", "activation"]
+STRIDED_BLOCK = [*PLAIN_BLOCK[:5], "conv", "batchnorm", *PLAIN_BLOCK[5:]]
 ORDERS = {
     "cnn-digits": [
         *(*POOL_FIRST, "conv", "activation", "dropout"),
@@ -37,6 +51,28 @@ ORDERS = {
         *("flatten", "linear", "activation", "dropout", "linear", "activation", "dropout", "linear"),
     ],
     "mlp": ["flatten", "linear", "activation", "dropout", "linear"],
+    "smallcnn-google": [*["conv", "activation", "dropout"] * 3, "mean", "linear"],
+    "resnet18-cifar": [
+        *("conv", "batchnorm", "activation"),
+        *PLAIN_BLOCK * 2,
+        *(STRIDED_BLOCK + PLAIN_BLOCK) * 3,
+        *("mean", "dropout", "linear"),
+    ],
+    "cnn-residual": [
+        *[*POOL_FIRST, "maxpool", "conv", "add"] * 2,
+        *("conv", "activation", "maxpool", "conv", "add"),
+        *HEAD,
+    ],
+    "cnn-deep": [*POOL_FIRST, *["conv", "activation", "dropout"] * 2, "conv", "activation", *HEAD],
+    "cnn-deep-residual": [
+        *(*POOL_FIRST, *["conv", "activation", "dropout"] * 2, "conv", "activation"),
+        *("slice", "add"),
+        *HEAD,
+    ],
+}
+LAYERS = {
+    "resnet18-cifar": ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc"],
+    "cnn-residual": ["conv1", "conv2", "conv3", "fc1", "fc2", "skip1", "skip2", "skip3"],
 }
 
 
@@ -71,15 +107,16 @@ def test_order_of_operations(name: str) -> None:
 @pytest.mark.parametrize("name", architecture_names())
 def test_parameter_names_depend_on_neither_activation_nor_dropout(name: str) -> None:
     _, channels, side, classes, _ = next(entry for entry in WEIGHT_COUNTS if entry[0] == name)
-    keys = [
-        list(build(name, channels, side, classes, activation, dropout).state_dict())
-        for activation in activation_names()
-        for dropout in (0.0, 0.5)
-    ]
+    with torch.device("meta"):
+        keys = [
+            list(build(name, channels, side, classes, activation, dropout).state_dict())
+            for activation in activation_names()
+            for dropout in (0.0, 0.5)
+        ]
     assert all(key == keys[0] for key in keys)
     layers = list(dict.fromkeys(key.partition(".")[0] for key in keys[0]))
     convs = sum(layer.startswith("conv") for layer in layers)
-    assert layers == [
+    assert layers == LAYERS.get(name) or layers == [
         *(f"conv{number}" for number in range(1, convs + 1)),
         *(f"fc{number}" for number in range(1, len(layers) - convs + 1)),
     ]
@@ -142,7 +179,7 @@ def test_a_factory_of_the_user(user_module: types.ModuleType) -> None:
     [
         (
             "cnn-smal",
-            r"unknown architecture 'cnn-smal'; expected cnn-digits, .*python.path:factory. Did you mean cnn-small\?",
+            r"unknown architecture 'cnn-smal'; expected cnn-deep, .*python.path:factory. Did you mean cnn-small\?",
         ),
         ("zzz", r"unknown architecture 'zzz'; expected .*python.path:factory\.$"),
         ("no_such_module_here:net", "cannot import 'no_such_module_here'"),
@@ -170,8 +207,19 @@ def test_an_unknown_activation_is_refused() -> None:
         ("cnn-small", 11, "images of 11x11 are too small: nothing is left after conv2"),
         ("cnn-large", 16, "images of 16x16 are too small: nothing is left after conv3"),
         ("lenet5", 15, "images of 15x15 are too small"),
+        ("smallcnn-google", 14, "smallcnn-google: images of 14x14 are too small; expected 15x15 or more"),
+        ("cnn-residual", 19, "cnn-residual: images of 19x19 are too small; expected 20x20 or more"),
+        ("cnn-deep", 23, "cnn-deep: images of 23x23 are too small; expected 24x24 or more"),
+        ("cnn-deep-residual", 23, "cnn-deep-residual: images of 23x23 are too small; expected 24x24"),
     ],
 )
 def test_small_images_are_refused(name: str, side: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(name, 1, side, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("smallcnn-google", 15), ("cnn-residual", 20), ("cnn-deep", 24), ("resnet18-cifar", 1)]
+)
+def test_the_smallest_images_are_accepted(name: str, side: int) -> None:
+    assert build(name, 1, side, 10).eval()(torch.zeros(1, 1, side, side)).shape == (1, 10)

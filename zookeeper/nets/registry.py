@@ -19,6 +19,11 @@ _FACTORIES: dict[str, str] = {
     "cnn-large": "zookeeper.nets.cnn:cnn_large",
     "lenet5": "zookeeper.nets.lenet:lenet5",
     "mlp": "zookeeper.nets.mlp:mlp",
+    "smallcnn-google": "zookeeper.nets.google:smallcnn_google",
+    "resnet18-cifar": "zookeeper.nets.resnet:resnet18_cifar",
+    "cnn-residual": "zookeeper.nets.variants:cnn_residual",
+    "cnn-deep": "zookeeper.nets.variants:cnn_deep",
+    "cnn-deep-residual": "zookeeper.nets.variants:cnn_deep_residual",
 }
 
 
