@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from zookeeper.terminal import format_bytes, format_duration, format_share, print_json, print_pairs, run_app
+from zookeeper.terminal import (
+    format_bytes,
+    format_duration,
+    format_share,
+    print_json,
+    print_pairs,
+    run_app,
+)
 
 app = typer.Typer(
     name="zookeeper",
@@ -25,7 +33,12 @@ SpecArgument = Annotated[Path, typer.Argument(help="YAML file that describes the
 ZooArgument = Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Allow more than 20,000 models.")]
-DataRootOption = Annotated[Path | None, typer.Option("--data-root", help="Folder that holds the image files.")]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", help="Folder that holds the image files; default images.root, then $ZOO_DATA_ROOT, then ./data."
+    ),
+]
 WorkersOption = Annotated[int, typer.Option("--workers", "-w", min=1, help="Workers at a time.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 CohortOption = Annotated[int | None, typer.Option("--cohort-size", min=1, help="Models that train together.")]
@@ -124,6 +137,81 @@ def build(
 
 
 @app.command()
+def check(
+    spec: SpecArgument,
+    models: Annotated[int, typer.Option("--models", min=2, help="Models of each kind that train together.")] = 4,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Optimiser steps of each.")] = 4,
+    device: DeviceOption = "cpu",
+    data_root: DataRootOption = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the engine on a spec's own networks: alone, together, permuted, poisoned, resumed, against plain torch."""
+    from zookeeper.build.check import check_spec
+    from zookeeper.build.workers import resolve_device
+    from zookeeper.spec import load_spec, make_plan
+
+    made = make_plan(load_spec(spec, allow_huge=yes, data_root=data_root))
+    report = check_spec(made, num_models=models, num_steps=steps, device=resolve_device(device))
+    if as_json:
+        lines = [{**asdict(line), "holds": line.holds} for line in report.checks]
+        print_json({"name": made.spec.name, "holds": report.holds, **asdict(report), "checks": lines})
+    else:
+        print_pairs(
+            {
+                "images": f"{report.images}, random stand-ins: {report.synthetic}"
+                if report.synthetic
+                else report.images,
+                "trained": f"{report.num_models} models of each kind, {report.num_steps} steps, on {report.device}",
+                "difference": "distance of the weights, as a share of how far training moved them",
+            }
+        )
+        rows = [
+            (
+                line.subject,
+                line.check,
+                line.dtype,
+                f"{line.difference:.1e}",
+                f"{line.tolerance:.0e}",
+                _verdict(line.holds),
+            )
+            for line in report.checks
+        ]
+        _print_table(("networks", "check", "dtype", "difference", "at most", ""), rows)
+    if not report.holds:
+        raise typer.Exit(3)
+
+
+@app.command()
+def retrain(
+    zoo: ZooArgument,
+    model_id: Annotated[str, typer.Argument(help="A model of the zoo.", show_default=False)],
+    epoch: Annotated[int | None, typer.Option("--epoch", min=0, help="Stop there; default the last stored.")] = None,
+    device: DeviceOption = "cpu",
+    data_root: DataRootOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one stored model again, alone, and compare it with its stored checkpoints. Writes nothing."""
+    from zookeeper.build.retrain import retrain_model
+    from zookeeper.build.workers import resolve_device
+
+    where = resolve_device(device)
+    again = retrain_model(zoo, model_id, last_epoch=epoch, data_root=data_root, device=where)
+    if as_json:
+        print_json({**asdict(again), "equal": again.equal, "same_start": again.same_start})
+    else:
+        names = list(again.epochs[0].metrics)
+        rows = [
+            (str(one.epoch), "yes" if one.equal else "no", f"{one.weights:.1e}", *map(_short, one.metrics.values()))
+            for one in again.epochs
+        ]
+        typer.echo(f"model {model_id}: largest absolute differences between stored and trained again")
+        _print_table(("epoch", "same bits", "weights", *names), rows)
+    if not again.same_start:
+        raise typer.Exit(3)
+
+
+@app.command()
 def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
     """Describe a stored zoo from its metadata; reads no weights."""
     import zookeeper
@@ -184,6 +272,22 @@ def query(
         typer.echo(frame.to_string(index=False))
     else:
         typer.echo("no checkpoint matches", err=True)
+
+
+def _short(difference: float) -> str:
+    return f"{difference:.1e}"
+
+
+def _verdict(holds: bool) -> str:
+    return "holds" if holds else "FAILS"
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text under a head, in columns of even width."""
+    lines = [head, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _num_weights(layout: Any) -> int:

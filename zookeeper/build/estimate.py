@@ -12,7 +12,6 @@ import torch
 
 from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
-from zookeeper.nets.initialise import initialise_rows
 from zookeeper.population import Population, TrainingData, evaluate
 from zookeeper.population.process import prepare_process
 from zookeeper.population.train import CohortTrainer
@@ -141,7 +140,7 @@ def _time_cohort(population: Population, job: CohortJob, data: TrainingData) -> 
     factors = worker.cohort_factors(job)
     few = data.indices["train"][: _TRIAL_STEPS * factors.batch_size]
     trial = replace(data, indices={"train": few})
-    start = initialise_rows(population.layout, [m.init for m in models], [m.seed for m in models])
+    start = worker.initial_rows(population.layout, models)
     rows = torch.from_numpy(start).to(data.images.device, torch.float32)
     trainer = CohortTrainer(population, factors, trial, rows)
     index = torch.cat(list(data.indices.values()))
