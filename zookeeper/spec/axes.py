@@ -153,7 +153,8 @@ class RandomAxis(Section):
         True
         """
         if self.choices is not None:
-            return draw_from(sorted(self.choices, key=sort_key), key)
+            choices: list[Scalar] = sorted(self.choices, key=sort_key)
+            return draw_from(choices, key)
         for counter in range(64):  # a narrow interval may round away; then its lower end stands
             value = self._value(hash_number(f"{key}:{counter}"))
             if self.low <= value < self.high:  # rounding may leave the interval
