@@ -225,14 +225,16 @@ _ANYTHING = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["range", "random", "low", "high", "count", "seed", "choices", "order", "at", "mean"]),
+            st.sampled_from(
+                ["range", "random", "low", "high", "count", "seed", "choices", "order", "at", "mean", "per_combination"]
+            ),
             inner,
             max_size=5,
         )
     ),
     max_leaves=6,
 )
-_PLACES = [(section, key) for section in ("model", "training", "grid") for key in (*FACTORS, "order")] + [
+_PLACES = [(section, key) for section in ("model", "training", "grid") for key in (*FACTORS, "order", "sample")] + [
     *(("images", key) for key in ("name", "split", "seed", "normalise", "root", "download")),
     *(("split", key) for key in ("by", "train", "val", "test", "seed")),
     *(("checkpoints", key) for key in ("every", "at", "log")),
