@@ -69,7 +69,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="File to write, .parquet or .csv.", show_default=False)],
     epoch: EpochOption = None,
 ) -> None:
-    """Write the mean latent of every checkpoint beside its identity and split."""
+    """Write the mean latent of each layer of every checkpoint beside its identity and split."""
     import numpy as np
     import pandas as pd
 
@@ -79,8 +79,7 @@ def embed(
     view = opened if epochs is None else opened.query("epoch in @epochs", epochs=list(epochs))
     latents = np.asarray(hyper.embed(view.weights()))
     columns = [name for name in ("model_id", "epoch", "split", "test_acc") if name in view.frame]
-    names = [f"z{number:03d}" for number in range(latents.shape[1])]
-    frame = pd.concat([view.frame[columns], pd.DataFrame(latents, columns=names)], axis=1)
+    frame = pd.concat([view.frame[columns], pd.DataFrame(latents, columns=list(hyper.embedding_names))], axis=1)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".csv":
         frame.to_csv(out, index=False)

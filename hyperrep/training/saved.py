@@ -152,8 +152,24 @@ class HyperRepresentation:
         return self._in_tiles(values, lambda tile: self.rows_of(self.model.decode(tile)), (self.layout.num_weights,))
 
     def embed(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Average the latents of rows ``[N, P]`` over tokens: ``[N, Z]``, the features of the probes."""
-        return self.encode(rows).mean(dim=1)
+        """Average the latents of rows ``[N, P]`` over the tokens of each layer, the features of the probes.
+
+        Returns
+        -------
+        ``[N, num_layers * Z]``, layer after layer; `embedding_names` names the columns.
+        """
+        layers = self.tokeniser.positions[:, 1]
+        counts = torch.bincount(layers)
+        latents = self.encode(rows)
+        sums = latents.new_zeros(len(latents), len(counts), latents.shape[2]).index_add_(1, layers, latents)
+        return (sums / counts[:, None]).flatten(1)
+
+    @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """Names of the columns of `embed`: ``layer.z00``, ..."""
+        return tuple(
+            f"{layer}.z{number:02d}" for layer in self.layout.layers for number in range(self.config.model.latent)
+        )
 
     def reconstruct(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Encode and decode rows ``[N, P]``."""

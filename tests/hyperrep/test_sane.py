@@ -104,8 +104,16 @@ def test_saved_folder_gives_the_same_bits_anywhere(
 def test_arrays_of_numpy_are_rows_too(hyper: HyperRepresentation, rows: torch.Tensor) -> None:
     array = rows[:3].numpy().astype(np.float64)
     assert torch.equal(hyper.embed(array), hyper.embed(rows[:3]))
-    assert hyper.embed(rows[:3]).shape == (3, 4)
+    assert hyper.embed(rows[:3]).shape == (3, len(hyper.embedding_names)) == (3, 4 * 4)
     assert hyper.encode(rows[:0]).shape == (0, 54, 4)
+
+
+def test_the_embedding_is_the_mean_latent_of_each_layer(hyper: HyperRepresentation, rows: torch.Tensor) -> None:
+    latents, embedded = hyper.encode(rows[:3]), hyper.embed(rows[:3])
+    for number, layer in enumerate(hyper.layout.layers):
+        tokens = hyper.tokeniser.positions[:, 1] == number
+        columns = [place for place, name in enumerate(hyper.embedding_names) if name.startswith(f"{layer}.z")]
+        torch.testing.assert_close(embedded[:, columns], latents[:, tokens].mean(dim=1))
 
 
 def test_untrained_is_a_function_of_the_seed(hyper: HyperRepresentation, rows: torch.Tensor) -> None:
