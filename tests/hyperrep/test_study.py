@@ -169,7 +169,7 @@ def test_commands(finished: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     frame = pd.read_parquet(tmp_path / "e.parquet")
     assert len(frame) == 80
-    assert {"model_id", "epoch", "split", "conv1.z00", "fc2.z02"} <= set(frame.columns)
+    assert {"model_id", "epoch", "split", "fc1.z00", "fc2.z02"} <= set(frame.columns)
 
     options = ["-n", "5", "--anchor-share", "1", "--components", "3", "--json"]
     result = runner.invoke(cli.app, ["sample", model, zoo, "--out", str(tmp_path / "s"), *options])
