@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations
 from zookeeper.errors import InputError, StackError
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.nets.parameters import load_row, named_blocks, row_of, state_dict_of
+from zookeeper.population import Population
 
 
 class Normed(nn.Module):
@@ -78,6 +79,33 @@ def test_one_layer_alone() -> None:
     norm = nn.BatchNorm1d(2)
     assert list(named_blocks(norm)) == ["weight", "bias", "running_mean", "running_var"]
     assert row_of(norm).tolist() == [1, 1, 0, 0, 0, 0, 1, 1]
+
+
+class TwoNames(nn.Module):
+    """One layer under two names, used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 2, 3, padding=1)
+        self.norm = nn.BatchNorm2d(2)
+        self.second, self.again = self.first, self.norm
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.again(self.second(torch.tanh(self.norm(self.first(images)))))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def test_a_layer_with_two_names_is_stored_once() -> None:
+    net, other = TwoNames().eval(), TwoNames().eval()
+    layout = WeightLayout.of(net)
+    assert layout.layers == ("first", "norm", "head")
+    images, row = torch.randn(4, 2, 5, 5), torch.rand(layout.num_weights)
+    load_row(net, row)
+    assert torch.equal(row_of(net), row)
+    assert torch.equal(load_row(other, row_of(net))(images), net(images))
+    torch.testing.assert_close(Population(net, (2, 5, 5)).forward(row[None], images)[0], net(images).detach())
 
 
 def test_foreign_rows_are_refused() -> None:

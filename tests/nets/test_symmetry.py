@@ -204,6 +204,10 @@ def test_drawn_permutations_keep_the_function(name: str) -> None:
     for permuted in rows:
         assert not torch.equal(permuted, row)
         torch.testing.assert_close(outputs(net, permuted, images), expected, rtol=1e-11, atol=1e-11)
+    wrong = index[0].clone()
+    left_behind = symmetry.layout.block(max(symmetry.groups, key=lambda group: group.size).members[0].block)
+    wrong[left_behind.columns] = torch.arange(left_behind.offset, left_behind.offset + left_behind.size)
+    assert (outputs(net, row[wrong], images) - expected).abs().max() > 1e-7
 
 
 @pytest.mark.parametrize("name", LIGHT)

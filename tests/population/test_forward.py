@@ -143,6 +143,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "slice of images": lambda: Written(lambda net, x: net.head(x[:, :, 2:, :-1].flatten(1)), head=nn.Linear(252, 3)),
     "mean of images": lambda: Written(lambda net, x: net.head(x.mean(dim=(3, 2))), head=nn.Linear(4, 3)),
+    "layer with two names": lambda: Written(
+        lambda net, x: net.head((net.again(F.relu(net.body(x))) + x).flatten(1)),
+        body=(layer := conv(out=4, padding=1)),
+        again=layer,
+        head=nn.Linear(360, 3),
+    ),
     "layer used twice": lambda: Written(
         lambda net, x: net.head((net.norm(net.body(F.relu(net.norm(net.body(x))))) + x).flatten(1)),
         body=nn.Conv2d(4, 4, 3, padding=1),

@@ -70,7 +70,9 @@ def load_row(module: nn.Module, row: torch.Tensor, layout: WeightLayout | None =
     """Write one row ``[P]`` into a network in place and return the network."""
     layout = WeightLayout.of(module) if layout is None else layout
     missing, unexpected = module.load_state_dict(state_dict_of(row, layout), strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    state = module.state_dict(keep_vars=True)
+    written = {id(state[block.name]) for block in layout.blocks if block.name in state}  # a layer may have two names
+    missing = [n for n in missing if not n.endswith("num_batches_tracked") and id(state[n]) not in written]
     if missing or unexpected:
         raise StackError(f"load_row: weights and network differ; missing {missing}, unexpected {unexpected}.")
     return module
