@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def load_spec_images(images: str) -> ImageSet:
     spec = ImageSpec.model_validate_json(images)
     dumped = spec.model_dump(mode="json")
     split = {name: share for name, share in spec.split.fractions().items() if share > 0}
-    return load_images(
+    loaded = load_images(
         spec.name,
         split=split,
         seed=spec.seed,
@@ -72,6 +72,7 @@ def load_spec_images(images: str) -> ImageSet:
         path=spec.path,
         transforms=Transforms(resize=spec.resize, crop=spec.crop, greyscale=spec.greyscale),
     )
+    return loaded if spec.augment is None else replace(loaded, augment=spec.augment.model_dump())
 
 
 @lru_cache(maxsize=16)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from zookeeper.errors import BuildError
 from zookeeper.nets.parameters import load_row, row_of
 from zookeeper.population import Cohort, TrainingData
+from zookeeper.population.augment import PURPOSE, augment
 from zookeeper.population.randomness import DropoutStream, epoch_orders, stream_keys, train_subsets
 
 
@@ -93,7 +94,7 @@ def train_plainly(
 ) -> torch.Tensor:
     """Train member ``number`` of a cohort alone by torch's own layers, loss and optimiser.
 
-    Batches and dropout masks come from the member's streams, all arithmetic from torch.
+    Batches, their augmentation and dropout masks come from the member's streams, all arithmetic from torch.
 
     Parameters
     ----------
@@ -119,6 +120,7 @@ def train_plainly(
     network.train()
     optimizer = plain_optimizer(cohort, number, network.parameters())
     order_key, subset_key = (stream_keys([cohort.seeds[number]], purpose, device) for purpose in ("order", "subset"))
+    augment_key = stream_keys([cohort.seeds[number]], PURPOSE, device)
     train = data.indices["train"]
     if cohort.train_fraction < 1:
         train = train[train_subsets(subset_key, len(train), cohort.train_fraction)[0]]
@@ -129,7 +131,10 @@ def train_plainly(
         for batch in torch.split(order, cohort.batch_size):
             dropout.begin_step()
             optimizer.zero_grad()
-            logits = network(data.normalise(data.images[batch], row.dtype))
+            pixels = data.images[batch]
+            if data.augment.changes_images:
+                pixels = augment(pixels, augment_key, dropout.step, data.augment)[0]
+            logits = network(data.normalise(pixels, row.dtype))
             torch.autograd.backward(F.cross_entropy(logits, data.labels[batch]))
             optimizer.step()
             if scheduler is not None:

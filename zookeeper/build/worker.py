@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.population import Cohort, EpochResult, TrainingData, train_cohort
+from zookeeper.population.augment import AugmentSettings
 from zookeeper.population.process import prepare_process
 from zookeeper.spec.grid import ModelConfig
 from zookeeper.store.records import CommitRecord, cohort_commits
@@ -119,15 +121,22 @@ def _resume_point(root: Path, cohort: str) -> tuple[CommitRecord | None, State |
 
 
 def training_data(images: ImageSet, device: torch.device) -> TrainingData:
-    """Put an image set on a device, as uint8; splits without images are left out."""
+    """Put an image set on a device, as uint8; splits without images are left out.
+
+    On the CPU the pixels are the set's own read-only memory, which workers of one machine may share.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        pixels = torch.from_numpy(images.images).to(device)
     return TrainingData(
-        images=torch.tensor(images.images, device=device),
+        images=pixels,
         labels=torch.tensor(images.labels, device=device),
         indices={
             split: torch.tensor(index, device=device) for split, index in images.indices.items() if len(index) > 0
         },
         mean=torch.tensor(images.mean, dtype=torch.float64, device=device),
         std=torch.tensor(images.std, dtype=torch.float64, device=device),
+        augment=AugmentSettings(**images.augment),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -23,7 +23,8 @@ class ImageSet:
 
     Two sets are the same where their fingerprints are. ``images`` are ``[n, C, H, W]`` in 0..255, ``labels`` ``[n]``
     in 0..K-1, ``indices`` sorted image numbers of "train", "val" and "test" without overlap, ``mean`` and ``std``
-    one number per channel on the scale where pixels are 0..1.
+    one number per channel on the scale where pixels are 0..1. ``augment`` says how training is to change images at
+    random; it is only carried, and no part of the fingerprint.
 
     Raises
     ------
@@ -48,6 +49,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     num_classes: int
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check()

@@ -50,6 +50,9 @@ class AugmentSettings:
         return self != AugmentSettings()
 
 
+NO_AUGMENTATION = AugmentSettings()
+
+
 @dataclass(frozen=True)
 class Draws:
     """What happens to each image of each model, ``[M, B]``.

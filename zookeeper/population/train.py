@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from zookeeper.errors import InputError
+from zookeeper.population.augment import NO_AUGMENTATION, PURPOSE, AugmentSettings, augment
 from zookeeper.population.convolution import interleave
 from zookeeper.population.evaluate import Evaluation, evaluate
 from zookeeper.population.lower import Population
@@ -39,7 +40,7 @@ _INPUT_BYTES = 200_000_000
 class TrainingData:
     """Images of one set on one device: uint8 ``[n, C, H, W]``, labels int64 ``[n]``, the three parts.
 
-    ``mean`` and ``std`` are per channel on the 0..1 scale.
+    ``mean`` and ``std`` are per channel on the 0..1 scale. ``augment`` changes training batches, never evaluations.
     """
 
     images: torch.Tensor
@@ -47,6 +48,7 @@ class TrainingData:
     indices: dict[str, torch.Tensor]
     mean: torch.Tensor
     std: torch.Tensor
+    augment: AugmentSettings = NO_AUGMENTATION
 
     def normalise(self, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Turn uint8 images into network inputs: (value / 255 - mean) / std per channel."""
@@ -176,6 +178,7 @@ class CohortTrainer:
             self.optimizer = Optimizer.fresh(cohort.optimizer, factors, start, nesterov=cohort.nesterov)
         self.order_keys = stream_keys(cohort.seeds, "order", device)
         self.dropout_keys = stream_keys(cohort.seeds, "dropout", device)
+        self.augment_keys = stream_keys(cohort.seeds, PURPOSE, device)
         self.dropout_p = torch.tensor(cohort.dropout, dtype=torch.float32, device=device)
         self.has_dropout = any(p > 0 for p in cohort.dropout)
         self.tiles = tile_slices(population, cohort.num_models, cohort.batch_size, device)
@@ -216,9 +219,14 @@ class CohortTrainer:
             total += loss * index.shape[-1]
         return total / self.num_images
 
-    def _batch(self, index: torch.Tensor) -> torch.Tensor:
-        """Gather network inputs of image numbers ``[B]`` or ``[M, B]``."""
-        pixels = self._inputs[index].movedim(-1, -3)
+    def _batch(self, index: torch.Tensor, tile: slice, step: int) -> torch.Tensor:
+        """Gather network inputs of image numbers ``[B]`` (all of one seed) or ``[M, B]``."""
+        if self.data.augment.changes_images:
+            keys = self.augment_keys[tile][: 1 if index.ndim == 1 else None]
+            pixels = augment(self.data.images[index], keys, step, self.data.augment)
+            pixels = pixels[0] if index.ndim == 1 else pixels
+        else:
+            pixels = self._inputs[index].movedim(-1, -3)
         if pixels.ndim == 5 and not self.population.flattens_first:
             pixels = interleave(pixels)
         if pixels.dtype == self.rows.dtype:
@@ -229,7 +237,7 @@ class CohortTrainer:
         self, rows: torch.Tensor, optimizer: Optimizer, tile: slice, index: torch.Tensor, step: int
     ) -> torch.Tensor:
         num_models = rows.shape[0]
-        images = self._batch(index)
+        images = self._batch(index, tile, step)
         labels = self.data.labels[index].expand(num_models, index.shape[-1])
         dropout = None
         if self.has_dropout:
