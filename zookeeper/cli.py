@@ -98,14 +98,19 @@ def build(
         typer.Option("--gpus-per-worker", min=0.0, help="May be a fraction; default an even share of the GPUs."),
     ] = None,
     cohort_size: CohortOption = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", help="i/n: build every n-th cohort, from the i-th on.")
+    ] = None,
     data_root: DataRootOption = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build a zoo, or finish one: the same command again does only what is missing."""
     from zookeeper.build import Workers, build_zoo
+    from zookeeper.build.claim import parse_shard
     from zookeeper.spec import load_spec, make_plan
 
+    part = None if shard is None else parse_shard(shard)
     wanted = load_spec(spec, allow_huge=yes, data_root=data_root)
     made = make_plan(wanted, cohort_size)
     who = Workers(
@@ -117,13 +122,13 @@ def build(
         num_gpus=gpus_per_worker,
         address=address,
     )
-    summary = build_zoo(made, Path("data/zoos") / wanted.name if out is None else out, who)
+    summary = build_zoo(made, Path("data/zoos") / wanted.name if out is None else out, who, shard=part)
     if as_json:
         print_json({**asdict(summary), "path": str(summary.path)})
     else:
         print_pairs(
             {
-                "zoo": str(summary.path),
+                "zoo": f"{summary.path}{'' if summary.complete else ' (not complete)'}",
                 "models": f"{summary.num_models:,} ({summary.num_diverged:,} diverged)",
                 "checkpoints": f"{summary.num_checkpoints:,}",
                 "best test accuracy": format_share(summary.best_test_acc),

@@ -166,7 +166,7 @@ def test_directory_of_something_else_is_refused(run: Run, spec: Path, tmp_path: 
 def test_second_build_at_once_is_told_who_is_at_work(run: Run, spec: Path, zoo: Path) -> None:
     with BuildLock(zoo):
         ended = run("build", spec, "--out", zoo)
-    assert (ended.code, ended.out) == (1, "")
+    assert (ended.code, ended.out) == (2, "")
     assert "another builder is at work (process " in ended.err
 
 
@@ -213,3 +213,21 @@ def test_signal_ends_a_build_cleanly_and_the_same_command_finishes(
     left = {path.name for path in (tmp_path / "zoo").iterdir()}
     assert left == {"commits", "meta", "shards", "state", "zoo.json"}
     assert run("build", spec, "--out", tmp_path / "zoo").code == 0
+
+
+def test_shards_are_built_one_by_one_and_the_last_completes(run: Run, spec: Path, tmp_path: Path) -> None:
+    root = tmp_path / "zoo"
+    first = run("build", spec, "--out", root, "--cohort-size", 3, "--shard", "1/2")
+    assert first.code == 0
+    assert f"{root} (not complete)" in first.out
+    assert first.err.startswith(f"building shard 1/2 of {root}: 6 models in 2 cohort(s), 24 checkpoints")
+    value = json.loads(run("build", spec, "--out", root, "--shard", "2/2", "--json").out)
+    assert (value["complete"], value["num_models"]) == (True, 12)
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "half", "1/0", "1-2"])
+def test_bad_shards_are_refused_before_anything_is_written(shard: str, run: Run, spec: Path, tmp_path: Path) -> None:
+    ended = run("build", spec, "--out", tmp_path / "zoo", "--shard", shard)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"error: --shard {shard}: ")
+    assert list(tmp_path.iterdir()) == []

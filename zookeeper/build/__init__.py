@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from zookeeper.build.claim import Shard
 from zookeeper.build.estimate import Estimate, estimate_build
 from zookeeper.build.job import CohortJob, prepare_zoo
 from zookeeper.build.run import BuildSummary, build_zoo
 from zookeeper.build.workers import Workers
 
-__all__ = ["BuildSummary", "CohortJob", "Estimate", "Workers", "build_zoo", "estimate_build", "prepare_zoo"]
+__all__ = ["BuildSummary", "CohortJob", "Estimate", "Shard", "Workers", "build_zoo", "estimate_build", "prepare_zoo"]

@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from zookeeper.build.claim import Shard, claim_shard, claim_zoo, hold_briefly
 from zookeeper.build.job import CohortJob, prepare_zoo
 from zookeeper.build.progress import BuildProgress
 from zookeeper.build.workers import Workers
+from zookeeper.errors import StoreError
 from zookeeper.spec.plan import Plan
 from zookeeper.store.caches import finalise, read_frame
-from zookeeper.store.header import read_header
-from zookeeper.store.lock import BuildLock
+from zookeeper.store.header import HEADER, read_header
 from zookeeper.store.orphans import collect_orphans
 from zookeeper.store.records import cohort_progress, read_commits
 from zookeeper.store.table import DIVERGED
@@ -35,7 +36,9 @@ class BuildSummary:
     seconds
         Time of this run.
     failures
-        Reasons by cohort, of cohorts that are not finished.
+        Reasons by cohort, of cohorts of this run that are not finished.
+    complete
+        Whether every cohort of the zoo is finished; a shard that is not the last one leaves a zoo that is not.
     """
 
     path: Path
@@ -45,9 +48,17 @@ class BuildSummary:
     best_test_acc: float
     seconds: float
     failures: dict[str, str]
+    complete: bool
 
 
-def build_zoo(plan: Plan, root: Path, workers: Workers | None = None, *, show_progress: bool = True) -> BuildSummary:
+def build_zoo(
+    plan: Plan,
+    root: Path,
+    workers: Workers | None = None,
+    *,
+    shard: Shard | None = None,
+    show_progress: bool = True,
+) -> BuildSummary:
     """Train every model of a plan and store every checkpoint; the same call again finishes what is missing.
 
     It may be interrupted at any moment, also by ``kill -9``: what was committed stays, and the stored weights
@@ -61,34 +72,63 @@ def build_zoo(plan: Plan, root: Path, workers: Workers | None = None, *, show_pr
         The zoo directory; created, or resumed if it holds a zoo of the same spec.
     workers
         Who trains; by default this process, on the CPU.
+    shard
+        Build this part of the cohorts only, beside other processes that build the other parts; whichever ends
+        last completes the zoo. By default all cohorts, and nobody beside.
     show_progress
         Whether to report on stderr.
 
     Returns
     -------
     BuildSummary
-        ``failures`` is empty if the zoo is complete.
+        ``failures`` is empty if all that was to be built is finished.
 
     Raises
     ------
     InputError
         If the directory holds something else, the images are missing or the device is absent; then
         nothing is written.
+    Occupied
+        If another process builds this zoo, or this shard of it; the message says who.
     BuildError
-        If another process builds this zoo, or workers cannot run. Committed blocks stay valid.
+        If workers cannot run. Committed blocks stay valid.
     """
     start = time.monotonic()
     settled = (Workers() if workers is None else workers).resolve()
-    jobs = prepare_zoo(plan, root, device=settled.device, num_threads=settled.num_threads)
-    with BuildLock(root):
-        collect_orphans(root)
-        failures = _run(plan, root, jobs, settled, show_progress=show_progress)
-        finalise(root)
+    jobs = _prepare(plan, root, settled)
+    if shard is None:
+        with claim_zoo(root):
+            collect_orphans(root)
+            failures = _run(plan, root, jobs, settled, title="", show_progress=show_progress)
+            finalise(root)
+    else:
+        with claim_shard(root, shard):
+            part = shard.of(jobs)
+            failures = _run(plan, root, part, settled, title=f"shard {shard} of ", show_progress=show_progress)
+            with hold_briefly(root):
+                if _is_complete(root):  # of several that end together, the last to hold the lock sees all of it
+                    collect_orphans(root)
+                    finalise(root)
     return _summarise(root, time.monotonic() - start, failures)
 
 
+def _prepare(plan: Plan, root: Path, workers: Workers) -> tuple[CohortJob, ...]:
+    existed = (root / HEADER).exists()
+    try:
+        return prepare_zoo(plan, root, device=workers.device, num_threads=workers.num_threads)
+    except StoreError:
+        if existed or not (root / HEADER).exists():
+            raise
+    # another builder created it a moment ago, in other cohorts or from another spec: that is settled now
+    return prepare_zoo(plan, root, device=workers.device, num_threads=workers.num_threads)
+
+
+def _is_complete(root: Path) -> bool:
+    return all(progress.final for progress in cohort_progress(root).values())
+
+
 def _run(
-    plan: Plan, root: Path, jobs: tuple[CohortJob, ...], workers: Workers, *, show_progress: bool
+    plan: Plan, root: Path, jobs: tuple[CohortJob, ...], workers: Workers, *, title: str, show_progress: bool
 ) -> dict[str, str]:
     """Build the cohorts that are not complete; return failures by cohort."""
     committed = cohort_progress(root)
@@ -98,12 +138,12 @@ def _run(
     with BuildProgress(
         root,
         {job.cohort.name: len(job.cohort.models) for job in jobs},
-        {name: progress.last_epoch or 0 for name, progress in committed.items()},
+        {job.cohort.name: committed[job.cohort.name].last_epoch or 0 for job in jobs},
         num_epochs=plan.epochs[-1],
         best=_best_accuracy(root),
         show=show_progress,
     ) as progress:
-        progress.say(_announce(plan, root, jobs, pending, progress, workers))
+        progress.say(_announce(f"{title}{root}", len(plan.epochs), jobs, pending, progress, workers))
         if workers.backend == "ray":
             from zookeeper.build.ray import run_ray
 
@@ -114,18 +154,19 @@ def _run(
 
 
 def _announce(
-    plan: Plan,
-    root: Path,
+    what: str,
+    num_epochs: int,
     jobs: tuple[CohortJob, ...],
     pending: list[CohortJob],
     progress: BuildProgress,
     workers: Workers,
 ) -> str:
     resumed = progress.num_model_epochs > 0 or len(pending) < len(jobs)
-    size = f"{plan.num_models:,} models in {len(jobs):,} cohort(s), {plan.num_checkpoints:,} checkpoints"
+    num_models = sum(len(job.cohort.models) for job in jobs)
+    size = f"{num_models:,} models in {len(jobs):,} cohort(s), {num_models * num_epochs:,} checkpoints"
     left = f"; {len(pending):,} cohort(s) not complete" if resumed else ""
     who = "in this process" if workers.backend == "local" else f"in {workers.num_workers} Ray worker(s)"
-    return f"{'resuming' if resumed else 'building'} {root}: {size}{left}, {who} on {workers.device}"
+    return f"{'resuming' if resumed else 'building'} {what}: {size}{left}, {who} on {workers.device}"
 
 
 def _best_accuracy(root: Path) -> float:
@@ -138,4 +179,5 @@ def _summarise(root: Path, seconds: float, failures: dict[str, str]) -> BuildSum
 
     zoo = open_zoo(root)
     diverged = int((zoo.models["status"] == DIVERGED).sum()) if len(zoo) else 0
-    return BuildSummary(root, len(zoo.models), len(zoo), diverged, _best_accuracy(root), seconds, failures)
+    best = _best_accuracy(root)
+    return BuildSummary(root, len(zoo.models), len(zoo), diverged, best, seconds, failures, _is_complete(root))
