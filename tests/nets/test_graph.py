@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from zookeeper.errors import StackError
 from zookeeper.nets.graph import trace
@@ -188,6 +189,11 @@ def half(net: Any, x: torch.Tensor) -> torch.Tensor:
     return x + x if len(x) > 1 else x
 
 
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda layer, args, result: 2 * result)
+    return layer
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "lstm": (
         lambda: nn.Sequential(nn.Conv2d(4, 1, 1), nn.Flatten(2), nn.LSTM(48, 3)),
@@ -228,6 +234,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "linear on images": (
         lambda: Written(lambda n, x: n.wide(x).flatten(1), wide=nn.Linear(8, 2)),
         r"wide: Linear\(in_f",
+    ),
+    "hook": (
+        lambda: before_head(lambda n, x: n.c(x), c=hooked(conv())),
+        r"Written\.c: Conv2d with a forward hook cannot be stacked; expected one of Conv2d, Linear",
+    ),
+    "subclass": (
+        lambda: nn.Sequential(nn.Flatten(), NonDynamicallyQuantizableLinear(192, 2)),
+        r"Sequential\.1: NonDynamicallyQuantizableLinear\(in_features=192.* cannot be stacked",
     ),
     "branch": (lambda: before_head(branch), "Written: the forward pass cannot be traced .* control flow"),
     "loop": (lambda: before_head(loop), "Written: the forward pass cannot be traced"),

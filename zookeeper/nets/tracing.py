@@ -101,11 +101,17 @@ class _Tracer(fx.Tracer):
 
 
 def _check_layers(traced: fx.GraphModule, name: str) -> None:
-    """Refuse the first layer of a foreign type, before the functions or shapes around it give a vaguer error."""
+    """Refuse the first layer that is not exactly of a known type, or that runs a hook nobody would run in a stack.
+
+    This comes before shapes are looked at: the functions around such a layer would give a vaguer error.
+    """
     modules = dict(traced.named_modules())
-    for node in traced.graph.nodes:
-        if node.op == "call_module" and not isinstance(modules[str(node.target)], _STACKABLE_MODULES):
-            raise refusal(name, str(node.target), repr(modules[str(node.target)]))
+    for path in (str(node.target) for node in traced.graph.nodes if node.op == "call_module"):
+        layer = modules[path]
+        if type(layer) not in _STACKABLE_MODULES:
+            raise refusal(name, path, repr(layer))
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise refusal(name, path, f"{type(layer).__name__} with a forward hook")
 
 
 def _first_line(error: Exception) -> str:
