@@ -1,4 +1,4 @@
-"""Lowering of a stacked convolution to one grouped convolution over channels-last images.
+"""A stacked convolution: one interface, and its lowering to one grouped convolution over channels-last images.
 
 Images of a stack are ``[B, M*C, H, W]`` with the channel axis last in memory: neighbouring networks
 are neighbouring numbers, so pooling and activations run at full vector width whatever the size of one
@@ -12,6 +12,11 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+
+from zookeeper.population.unfold import convolve_unfolded, image_patches
+
+GROUPED, UNFOLD = "grouped", "unfold"
+LOWERINGS = (GROUPED, UNFOLD)
 
 
 def stack_images(images: torch.Tensor) -> torch.Tensor:
@@ -36,8 +41,12 @@ def convolve(
     options: Mapping[str, Any],
     *,
     shared: bool,
+    lowering: str = GROUPED,
 ) -> torch.Tensor:
     """Convolve a stack with a stack of kernels.
+
+    Every lowering computes the same up to rounding. ``unfold`` is used where a network's own convolution has one
+    group; images that all networks share take a third way, one dense product, whatever the lowering.
 
     Parameters
     ----------
@@ -58,6 +67,8 @@ def convolve(
     if shared and groups > 1:
         x = x.repeat(1, num_models, 1, 1)
         shared = False
+    if lowering == UNFOLD and groups == 1 and not shared:
+        return convolve_unfolded(x, weight, bias, options)
     kernels = weight.reshape(num_models * out_channels, *weight.shape[2:])
     kernels = kernels.contiguous(memory_format=torch.channels_last)
     result = F.conv2d(
@@ -77,12 +88,7 @@ def _convolve_shared(
 ) -> torch.Tensor:
     """Convolve images that all networks share: one matrix product of patches with all kernels at once."""
     num_models, out_channels, in_channels, height, width = weight.shape
-    stride, padding, dilation = options["stride"], options["padding"], options["dilation"]
-    if any(padding):
-        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    reach = (dilation[0] * (height - 1) + 1, dilation[1] * (width - 1) + 1)
-    windows = x.unfold(2, reach[0], stride[0]).unfold(3, reach[1], stride[1])  # [B, C, H', W', r, r]
-    windows = windows[..., :: dilation[0], :: dilation[1]]
+    windows = image_patches(x, (height, width), options)
     num_images, _, out_height, out_width = windows.shape[:4]
     patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, in_channels * height * width)
     kernels = weight.reshape(num_models * out_channels, -1)

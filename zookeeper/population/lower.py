@@ -8,6 +8,7 @@ that all networks share, such as evaluation images, is kept once until the first
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from zookeeper.errors import InputError
 from zookeeper.nets.graph import Graph, Op, trace
 from zookeeper.nets.layout import WeightLayout
-from zookeeper.population.convolution import convolve, stack_images
+from zookeeper.population.convolution import GROUPED, LOWERINGS, convolve, stack_images
 
 if TYPE_CHECKING:
     from zookeeper.population.randomness import DropoutStream
@@ -28,12 +29,18 @@ class _Pass:
     """One forward pass: the weights as named stacks, and what training needs beside them."""
 
     def __init__(
-        self, parts: Mapping[str, torch.Tensor], num_models: int, num_images: int, dropout: DropoutStream | None
+        self,
+        parts: Mapping[str, torch.Tensor],
+        num_models: int,
+        num_images: int,
+        dropout: DropoutStream | None,
+        lowerings: Mapping[str, str],
     ) -> None:
         self.parts = parts
         self.num_models = num_models
         self.num_images = num_images
         self.dropout = dropout
+        self.lowerings = lowerings
         self.statistics: dict[str, torch.Tensor] = {}
         self.training = False
 
@@ -47,11 +54,16 @@ class Population:
         One network; its weights are not used, only its graph and the shapes of its layers.
     image_shape
         (C, H, W) of one image.
+    lowerings
+        How convolutions are carried out, by the path of their layer; `zookeeper.population.choice` finds out what is
+        fastest. A layer that is not named is a grouped convolution.
 
     Raises
     ------
     StackError
         If a layer cannot be stacked; the message names it.
+    InputError
+        If a lowering is unknown or names no convolution.
 
     Examples
     --------
@@ -62,13 +74,22 @@ class Population:
     torch.Size([5, 7, 2])
     """
 
-    def __init__(self, module: nn.Module, image_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, module: nn.Module, image_shape: tuple[int, ...], *, lowerings: Mapping[str, str] | None = None
+    ) -> None:
         self.graph: Graph = trace(module, tuple(image_shape))
+        self.lowerings = check_lowerings({} if lowerings is None else lowerings, self.graph)
         self.layout = WeightLayout.of(module)
         self._sizes = [block.size for block in self.layout.blocks]
         self._has_buffers = self.layout.num_trainable < self.layout.num_weights
         self._steps = [_LOWERINGS[op.kind] for op in self.graph.ops]
         self._last_use = _last_uses(self.graph)
+
+    def lowered(self, lowerings: Mapping[str, str]) -> Population:
+        """Return the same population with other lowerings."""
+        other = copy(self)
+        other.lowerings = check_lowerings(lowerings, self.graph)
+        return other
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -141,7 +162,7 @@ class Population:
             else torch.unflatten(piece, 1, block.shape)
             for block, piece in zip(self.layout.blocks, pieces, strict=True)
         }
-        state = _Pass(parts, num_models, images.shape[0 if shared else 1], dropout)
+        state = _Pass(parts, num_models, images.shape[0 if shared else 1], dropout, self.lowerings)
         state.training = training
         first = images if shared or self.flattens_first else stack_images(images)
         values: list[tuple[torch.Tensor, bool] | None] = [(first, shared)]
@@ -173,6 +194,17 @@ class Population:
             )
 
 
+def check_lowerings(lowerings: Mapping[str, str], graph: Graph) -> dict[str, str]:
+    """Return a copy; raise an InputError if a layer is no convolution of the graph, or a lowering is unknown."""
+    layers = [op.layer for op in graph.ops if op.kind == "conv"]
+    for layer, lowering in lowerings.items():
+        if layer not in layers:
+            raise InputError(f"lowerings: {layer!r} is no convolution; expected {', '.join(layers) or 'none'}.")
+        if lowering not in LOWERINGS:
+            raise InputError(f"lowerings.{layer}: unknown lowering {lowering!r}; expected {', '.join(LOWERINGS)}.")
+    return dict(lowerings)
+
+
 def _last_uses(graph: Graph) -> list[list[int]]:
     last = {source: number for number, op in enumerate(graph.ops) for source in op.inputs}
     uses: list[list[int]] = [[] for _ in graph.ops]
@@ -196,7 +228,9 @@ def _unshare(state: _Pass, op_shape: tuple[int, ...], value: _Value) -> torch.Te
 
 def _conv(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     bias = state.parts[f"{op.layer}.bias"] if op.options["bias"] else None
-    return convolve(value[0], state.parts[f"{op.layer}.weight"], bias, op.options, shared=value[1]), False
+    lowering = state.lowerings.get(op.layer, GROUPED)
+    weight = state.parts[f"{op.layer}.weight"]
+    return convolve(value[0], weight, bias, op.options, shared=value[1], lowering=lowering), False
 
 
 def _linear(state: _Pass, op: Op, number: int, value: _Value) -> _Value:

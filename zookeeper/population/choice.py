@@ -1,0 +1,198 @@
+"""Which lowering of a convolution is fastest here: measured once, remembered, and pinned where wanted.
+
+The answer depends on the shapes, the device, the dtype, the number of threads and the release of torch, so it is
+measured in a short trial (forward and backward of one tile) and kept in a small JSON file per machine. A choice
+changes rounding, never mathematics; a build that is to give the same bits again pins what it chose.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from zookeeper.nets.graph import Graph, Op
+from zookeeper.population.convolution import GROUPED, LOWERINGS, convolve, stack_images
+from zookeeper.population.lower import Population
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class ConvolutionCase:
+    """Everything that decides how fast a stacked convolution is."""
+
+    num_models: int
+    num_images: int
+    in_shape: tuple[int, ...]
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    dtype: str
+    device: str
+    num_threads: int
+    torch: str
+
+    @property
+    def key(self) -> str:
+        """One line of text, the same for the same case."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def convolution_cases(
+    population: Population, num_models: int, num_images: int, *, device: torch.device, dtype: torch.dtype
+) -> dict[str, ConvolutionCase]:
+    """List the convolutions of a population that see other images for each network, by layer."""
+    graph = population.graph
+    return {
+        op.layer: ConvolutionCase(
+            num_models=num_models,
+            num_images=num_images,
+            in_shape=graph.ops[op.inputs[0]].shape,
+            out_channels=op.shape[0],
+            kernel=_kernel(population, op),
+            stride=tuple(op.options["stride"]),
+            padding=tuple(op.options["padding"]),
+            dilation=tuple(op.options["dilation"]),
+            groups=int(op.options["groups"]),
+            dtype=str(dtype).removeprefix("torch."),
+            device=_device_name(device),
+            num_threads=torch.get_num_threads() if device.type == "cpu" else 0,
+            torch=torch.__version__,
+        )
+        for op in _convolutions(graph)
+    }
+
+
+def choose_lowerings(
+    population: Population,
+    num_models: int,
+    num_images: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    cache: Path | None = None,
+    measure: Callable[[ConvolutionCase, str], float] | None = None,
+) -> dict[str, str]:
+    """Choose the fastest lowering of every convolution for a tile of ``num_models`` networks.
+
+    Parameters
+    ----------
+    num_models, num_images
+        Networks in a tile, and images of each in a batch.
+    cache
+        JSON file that remembers measurements; default `default_cache`. A damaged file is measured anew.
+    measure
+        Milliseconds of a case with a lowering; default `measure_case` on the device.
+
+    Returns
+    -------
+    Lowering by layer, for `Population.lowered`.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    >>> population = Population(net, (1, 4, 4))
+    >>> fake = {"grouped": 2.0, "unfold": 1.0}
+    >>> choose_lowerings(population, 4, 8, cache=Path(os.devnull), measure=lambda case, name: fake[name])
+    {'0': 'unfold'}
+    """
+    device = torch.device(device)
+    path = default_cache() if cache is None else cache
+    known = _read(path)
+    chosen, is_new = {}, False
+    for layer, case in convolution_cases(population, num_models, num_images, device=device, dtype=dtype).items():
+        times = known.get(case.key)
+        if times is None or set(times) != set(_candidates(case)):
+            times = {
+                name: measure_case(case, name, device, dtype) if measure is None else measure(case, name)
+                for name in _candidates(case)
+            }
+            known[case.key], is_new = times, True
+        chosen[layer] = min(times, key=times.__getitem__)
+    if is_new and path != Path(os.devnull):
+        _write(path, known)
+    return chosen
+
+
+def measure_case(case: ConvolutionCase, lowering: str, device: torch.device, dtype: torch.dtype) -> float:
+    """Milliseconds of one forward and backward pass, the smallest of three after a first one that is not counted."""
+    channels, height, width = case.in_shape
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    images = stack_images(draw(case.num_models, case.num_images, channels, height, width)).requires_grad_()
+    weight = draw(case.num_models, case.out_channels, channels // case.groups, *case.kernel).requires_grad_()
+    bias = draw(case.num_models, case.out_channels).requires_grad_()
+    options = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation, "groups": case.groups}
+    times = []
+    for _ in range(1 + _ROUNDS):
+        _wait(device)
+        begin = time.perf_counter()
+        out = convolve(images, weight, bias, options, shared=False, lowering=lowering)
+        torch.autograd.grad(out.sum(), (images, weight, bias))
+        _wait(device)
+        times.append(time.perf_counter() - begin)
+    return 1e3 * min(times[1:])
+
+
+def default_cache() -> Path:
+    """``lowerings.json`` in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "weight-zookeeper" / "lowerings.json"
+
+
+def _candidates(case: ConvolutionCase) -> tuple[str, ...]:
+    return LOWERINGS if case.groups == 1 else (GROUPED,)
+
+
+def _convolutions(graph: Graph) -> list[Op]:
+    return [op for op in graph.ops if op.kind == "conv"]
+
+
+def _kernel(population: Population, op: Op) -> tuple[int, int]:
+    height, width = population.layout.block(f"{op.layer}.weight").shape[-2:]
+    return int(height), int(width)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """Read measurements; what is missing or damaged only means that they are taken again."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    return {key: times for key, times in value.items() if _are_times(times)}
+
+
+def _are_times(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(time, int | float) for time in value.values())
+
+
+def _write(path: Path, known: Mapping[str, Mapping[str, float]]) -> None:
+    """Replace the file as a whole, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(known, indent=1, sort_keys=True))
+    partial.replace(path)
