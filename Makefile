@@ -34,6 +34,7 @@ test: $(STAMP) lint
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py --out benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/workers.py --out benchmarks/RESULTS.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
