@@ -47,19 +47,30 @@ def load_shared(
     load
         Reads and transforms the set.
     """
-    files = tuple(list_files(source))
-    if files and (shared := read_entry(entry_folder(name, source, files))) is not None:
+    folder = _folder_if_known(name, source, list_files)
+    if folder is not None and (shared := read_entry(folder)) is not None:
         return shared
     start = time.monotonic()
     raw = load()
     if time.monotonic() - start < MIN_SECONDS or raw.images.nbytes < MIN_BYTES:
         return raw
-    folder = entry_folder(name, source, tuple(list_files(source)))  # files may have been downloaded meanwhile
+    folder = _folder_if_known(name, source, list_files)  # files may have been downloaded meanwhile
+    if folder is None:
+        return raw
     try:
         put_entry(folder, raw)
     except OSError:
         return raw
     return read_entry(folder) or raw
+
+
+def _folder_if_known(name: str, source: Source, list_files: Callable[[Source], Sequence[Path]]) -> Path | None:
+    """Return the folder of an entry; None if files are missing, which is for the loader to explain."""
+    files = tuple(list_files(source))
+    try:
+        return entry_folder(name, source, files) if files else None
+    except OSError:
+        return None
 
 
 def entry_folder(name: str, source: Source, files: Sequence[Path]) -> Path:
