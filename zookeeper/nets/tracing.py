@@ -16,7 +16,7 @@ ELEMENTWISE_MODULES = (
     nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, nn.ReLU6, nn.Hardswish, nn.Mish,
 )  # fmt: skip
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm1d/2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), element-wise activations, "
+    "Conv2d, Linear, BatchNorm1d/2d, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, element-wise activations, "
     "Dropout, Flatten, Identity, residual add, slices of the image axes and mean over them"
 )
 _STACKABLE_MODULES = (
