@@ -65,6 +65,26 @@ def test_grey_stays_grey_and_a_mixture_becomes_colour(tmp_path: Path) -> None:
     assert np.array_equal(images.images[0], np.repeat(grey, 3, axis=0))
 
 
+def test_a_palette_becomes_colour_without_a_warning(tmp_path: Path) -> None:
+    for number in range(4):
+        pixels = np.full((6, 8, 3), 40 * number, dtype=np.uint8)
+        path = tmp_path / "set" / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).quantize(4).save(path, transparency=bytes([0, 255]))
+    images = load(tmp_path)
+    assert images.image_shape == (3, 6, 8)
+    assert images.images[:, :, 0, 0].tolist() == [[40 * number] * 3 for number in range(4)]
+
+
+def test_an_image_far_too_large_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "set" / "a" / "0.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(InputError, match=r"a/0\.png: not a readable picture .*bomb"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("train", "val")])
 def test_official_parts_are_recognised(tmp_path: Path, parts: tuple[str, ...]) -> None:
     sizes = {"train": 6, "val": 2, "test": 3}
