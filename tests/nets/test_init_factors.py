@@ -9,8 +9,9 @@ from scipy import stats
 from torch import nn
 
 from zookeeper.errors import InputError
-from zookeeper.nets.initialise import initialise_rows
+from zookeeper.nets.initialise import BIAS_INITS, initialise_rows
 from zookeeper.nets.layout import WeightLayout
+from zookeeper.spec import names
 
 LAYOUT = WeightLayout.of(nn.Sequential(nn.Conv2d(2, 40, 3), nn.BatchNorm2d(40), nn.Flatten(), nn.Linear(160, 30)))
 BIASES = ("0.bias", "3.bias")
@@ -70,6 +71,10 @@ def test_bias_inits(init: str) -> None:
     for name in WEIGHTS:  # the biases' draw does not move the weights'
         assert (drawn[name] == drawn[name][:1]).all()
     assert (drawn["1.bias"] == 0).all()
+
+
+def test_a_spec_knows_the_bias_inits() -> None:
+    assert names.BIAS_INITS == BIAS_INITS
 
 
 def test_bad_factors_are_refused() -> None:
