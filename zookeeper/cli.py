@@ -41,6 +41,7 @@ DataRootOption = Annotated[
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", "-w", min=1, help="Workers at a time.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
+MemoryOption = Annotated[str | None, typer.Option("--memory", help="What one worker may take, such as 8GB.")]
 CohortOption = Annotated[int | None, typer.Option("--cohort-size", min=1, help="Models that train together.")]
 
 
@@ -50,17 +51,23 @@ def plan(
     workers: WorkersOption = 1,
     device: DeviceOption = "auto",
     cohort_size: CohortOption = None,
+    memory: MemoryOption = None,
     data_root: DataRootOption = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a spec asks for: models, cohorts, checkpoints, bytes, and a measured ETA. Builds nothing."""
     from zookeeper.build.estimate import estimate_build
+    from zookeeper.build.fit import fit_plan, memory_budget, parse_bytes
     from zookeeper.build.workers import resolve_device
     from zookeeper.spec import load_spec, make_plan
 
-    made = make_plan(load_spec(spec, allow_huge=yes, data_root=data_root), cohort_size)
-    estimate = estimate_build(made, num_workers=workers, device=resolve_device(device))
+    wanted, where = load_spec(spec, allow_huge=yes, data_root=data_root), resolve_device(device)
+    budget = memory_budget(where, workers) if memory is None else parse_bytes(memory)
+    made = make_plan(wanted, cohort_size)
+    if cohort_size is None and wanted.build.cohort_size is None:
+        made = fit_plan(made, budget=budget, device=where, num_workers=workers)
+    estimate = estimate_build(made, num_workers=workers, device=where)
     if as_json:
         print_json({"name": made.spec.name, **asdict(estimate)})
         return
@@ -98,6 +105,7 @@ def build(
         typer.Option("--gpus-per-worker", min=0.0, help="May be a fraction; default an even share of the GPUs."),
     ] = None,
     cohort_size: CohortOption = None,
+    memory: MemoryOption = None,
     shard: Annotated[
         str | None, typer.Option("--shard", help="i/n: build every n-th cohort, from the i-th on.")
     ] = None,
@@ -108,10 +116,12 @@ def build(
     """Build a zoo, or finish one: the same command again does only what is missing."""
     from zookeeper.build import Workers, build_zoo
     from zookeeper.build.claim import parse_shard
+    from zookeeper.build.fit import fit_plan, memory_budget, parse_bytes
     from zookeeper.spec import load_spec, make_plan
 
     part = None if shard is None else parse_shard(shard)
     wanted = load_spec(spec, allow_huge=yes, data_root=data_root)
+    limit = None if memory is None else parse_bytes(memory)
     made = make_plan(wanted, cohort_size)
     who = Workers(
         num_workers=workers,
@@ -122,7 +132,12 @@ def build(
         num_gpus=gpus_per_worker,
         address=address,
     )
-    summary = build_zoo(made, Path("data/zoos") / wanted.name if out is None else out, who, shard=part)
+    if cohort_size is None and wanted.build.cohort_size is None and (address is None or limit is not None):
+        settled = who.resolve()
+        budget = memory_budget(settled.device, settled.num_workers) if limit is None else limit
+        made = fit_plan(made, budget=budget, device=settled.device, num_workers=settled.num_workers)
+    root = Path("data/zoos") / wanted.name if out is None else out
+    summary = build_zoo(made, root, who, shard=part, memory=limit)
     if as_json:
         print_json({**asdict(summary), "path": str(summary.path)})
     else:

@@ -44,6 +44,8 @@ class CohortJob:
         ``cpu`` or ``cuda``.
     num_threads
         Threads of torch in the worker.
+    tile
+        Most models in one forward pass; None leaves the choice to the engine.
     """
 
     root: str
@@ -54,6 +56,7 @@ class CohortJob:
     layout: str
     device: str = "cpu"
     num_threads: int = 1
+    tile: int | None = None
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zookeeper.build.claim import Shard, claim_shard, claim_zoo, hold_briefly
+from zookeeper.build.fit import fit_jobs
 from zookeeper.build.job import CohortJob, prepare_zoo
 from zookeeper.build.progress import BuildProgress
 from zookeeper.build.workers import Workers
@@ -57,6 +58,7 @@ def build_zoo(
     workers: Workers | None = None,
     *,
     shard: Shard | None = None,
+    memory: int | None = None,
     show_progress: bool = True,
 ) -> BuildSummary:
     """Train every model of a plan and store every checkpoint; the same call again finishes what is missing.
@@ -75,6 +77,9 @@ def build_zoo(
     shard
         Build this part of the cohorts only, beside other processes that build the other parts; whichever ends
         last completes the zoo. By default all cohorts, and nobody beside.
+    memory
+        Bytes that one worker may take: cohorts that need more train in smaller tiles. By default cohorts are
+        not cut before memory runs out.
     show_progress
         Whether to report on stderr.
 
@@ -96,6 +101,8 @@ def build_zoo(
     start = time.monotonic()
     settled = (Workers() if workers is None else workers).resolve()
     jobs = _prepare(plan, root, settled)
+    if memory is not None:
+        jobs = fit_jobs(jobs, memory)
     if shard is None:
         with claim_zoo(root):
             collect_orphans(root)

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 
 from zookeeper.build.job import CohortJob, load_spec_images, population_of
+from zookeeper.build.tiles import train_in_tiles, with_smaller_tiles
 from zookeeper.errors import BuildError, StoreError
 from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
 from zookeeper.nets.layout import WeightLayout
-from zookeeper.population import Cohort, EpochResult, TrainingData, train_cohort
+from zookeeper.population import Cohort, EpochResult, TrainingData
 from zookeeper.population.augment import AugmentSettings
 from zookeeper.population.process import prepare_process
 from zookeeper.spec.grid import ModelConfig
@@ -49,12 +50,14 @@ def build_cohort(job: CohortJob, on_beat: OnBeat | None = None) -> Beat:
     """Train a cohort to its last epoch and commit every checkpoint; safe to repeat at any time.
 
     Starts after the last committed epoch with the training state stored there, so the rows have the same
-    bits as without the interruption. If another writer commits first, goes on after its block.
+    bits as without the interruption. If another writer commits first, goes on after its block. If memory
+    runs out, goes on with fewer models in one pass.
 
     Raises
     ------
     BuildError
-        If the images of this worker are not those of the zoo, or the device is absent.
+        If the images of this worker are not those of the zoo, the device is absent, or memory runs out with
+        one model at a time.
     StoreError
         If the zoo is damaged or cannot be written.
     """
@@ -67,14 +70,18 @@ def build_cohort(job: CohortJob, on_beat: OnBeat | None = None) -> Beat:
             f"images {images.name}: expected fingerprint {job.fingerprint}, got {images.fingerprint}. "
             "Every worker must see the same image files."
         )
-    while True:
-        try:
-            return _go_on(job, images, on_beat)
-        except AlreadyCommitted:
-            continue  # a worker of a killed build lived on for a moment: its block stands
+
+    def work(tile: int | None) -> Beat:
+        while True:
+            try:
+                return _go_on(job, images, tile, on_beat)
+            except AlreadyCommitted:
+                continue  # a worker of a killed build lived on for a moment: its block stands
+
+    return with_smaller_tiles(work, job.tile, len(job.cohort.models), f"cohort {job.cohort.name}")
 
 
-def _go_on(job: CohortJob, images: ImageSet, on_beat: OnBeat | None) -> Beat:
+def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat | None) -> Beat:
     root = Path(job.root)
     last, stored = _resume_point(root, job.cohort.name)
     if last is not None and last.final:
@@ -87,11 +94,12 @@ def _go_on(job: CohortJob, images: ImageSet, on_beat: OnBeat | None) -> Beat:
         stored = {_ROWS: start.astype(np.float32, copy=False)}
     state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}
     pending = _Pending(job, root, {split: images.count(split) for split in images.indices})
-    results = train_cohort(
+    results = train_in_tiles(
         population,
         cohort_factors(job),
         training_data(images, device),
         state.pop(_ROWS),
+        tile=tile,
         last_epoch=job.epochs[-1],
         first_epoch=0 if last is None else last.last_epoch + 1,
         state=state,

@@ -1,0 +1,300 @@
+"""The memory model against measured memory; cohorts and tiles that fit; running out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import zookeeper
+from zookeeper import InputError, Plan, build_zoo
+from zookeeper.build import fit, prepare_zoo, tiles
+from zookeeper.build.fit import available_memory, fit_jobs, fit_plan, largest_tile, parse_bytes
+from zookeeper.build.memory import predict_memory
+from zookeeper.build.tiles import TiledTrainer, train_in_tiles
+from zookeeper.build.worker import build_cohort
+from zookeeper.errors import BuildError
+from zookeeper.nets.initialise import initialise_rows
+from zookeeper.nets.registry import build_network
+from zookeeper.population import Cohort, Population, TrainingData
+from zookeeper.population.train import CohortTrainer
+
+MakePlan = Callable[..., Plan]
+BATCHES = 3
+# architecture, image shape, batch, models, optimiser, activation, dropout, one seed for all, lowering
+CASES: dict[str, tuple[str, tuple[int, int, int], int, int, str, str, float, bool, str]] = {
+    "mlp": ("mlp", (1, 4, 4), 64, 200, "adam", "tanh", 0.0, False, "grouped"),
+    "cnn-small": ("cnn-small", (1, 28, 28), 10, 32, "adam", "tanh", 0.0, False, "grouped"),
+    "cnn-small shared": ("cnn-small", (1, 28, 28), 10, 32, "adam", "tanh", 0.0, True, "grouped"),
+    "cnn-small dropout": ("cnn-small", (1, 28, 28), 10, 16, "sgd", "gelu", 0.3, False, "grouped"),
+    "cnn-small unfolded": ("cnn-small", (1, 28, 28), 10, 8, "adam", "relu", 0.0, False, "unfold"),
+    "cnn-large": ("cnn-large", (3, 32, 32), 32, 8, "adam", "relu", 0.0, False, "grouped"),
+    "lenet5": ("lenet5", (3, 32, 32), 32, 8, "rmsprop", "silu", 0.0, False, "grouped"),
+}
+
+
+def make(name: str) -> tuple[Population, Cohort, TrainingData]:
+    architecture, shape, batch, num, optimizer, activation, dropout, shared, lowering = CASES[name]
+    network = build_network(
+        architecture, in_channels=shape[0], image_size=shape[1:], num_classes=4, activation=activation, dropout=dropout
+    )
+    population = Population(network, shape)
+    convolutions = [op.layer for op in population.graph.ops if op.kind == "conv"]
+    population = population.lowered(dict.fromkeys(convolutions, lowering))
+    seeds = (0,) * num if shared else tuple(range(num))
+    cohort = Cohort(seeds, (1e-3,) * num, (1e-3,) * num, (0.0,) * num, (dropout,) * num, optimizer, batch)
+    num_images = BATCHES * batch + 64
+    generator = torch.Generator().manual_seed(0)
+    data = TrainingData(
+        images=torch.randint(0, 256, (num_images, *shape), generator=generator).to(torch.uint8),
+        labels=torch.randint(0, 4, (num_images,), generator=generator),
+        indices={"train": torch.arange(BATCHES * batch), "test": torch.arange(BATCHES * batch, num_images)},
+        mean=torch.full((shape[0],), 0.5),
+        std=torch.full((shape[0],), 0.5),
+    )
+    return population, cohort, data
+
+
+def allocated(work: Callable[[], Any]) -> int:
+    """Most bytes that torch's CPU allocator had given out at one time during ``work``, beyond those before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
+def train_once(population: Population, cohort: Cohort, data: TrainingData, device: str, tile: int | None) -> None:
+    rows = torch.from_numpy(initialise_rows(population.layout, ["normal"] * cohort.num_models, cohort.seeds))
+    for _ in train_in_tiles(population, cohort, data, rows.float().to(device), tile=tile, last_epoch=1):
+        pass
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prediction_is_within_20_percent_of_what_is_allocated(name: str) -> None:
+    population, cohort, data = make(name)
+    counts = {split: len(index) for split, index in data.indices.items()}
+    rows = torch.from_numpy(initialise_rows(population.layout, ["normal"] * cohort.num_models, cohort.seeds)).float()
+    trainers: list[CohortTrainer] = []
+
+    def begin() -> None:
+        trainers.append(CohortTrainer(population, cohort, data, rows))
+
+    predicted = predict_memory(population, cohort, counts)
+    kept = allocated(begin) + rows.nbytes + data.images.nbytes + 8 * len(data.labels)
+    peak = kept + allocated(lambda: trainers[0].train_epoch(1))
+    assert predicted.peak == pytest.approx(max(peak, kept + allocated(trainers[0].evaluate)), rel=0.2)
+    assert predicted.evaluation == pytest.approx(allocated(trainers[0].evaluate), rel=0.5)
+
+
+def test_prediction_of_the_orders_of_many_images() -> None:
+    population, cohort, data = make("mlp")
+    many = TrainingData(
+        images=data.images[torch.zeros(20_000, dtype=torch.int64)],
+        labels=data.labels[torch.zeros(20_000, dtype=torch.int64)],
+        indices={"train": torch.arange(20_000)},
+        mean=data.mean,
+        std=data.std,
+    )
+    trainer = CohortTrainer(population, cohort, many, torch.zeros(cohort.num_models, 100))
+    predicted = predict_memory(population, cohort, {"train": 20_000})
+    assert predicted.orders > predicted.training > 4 * predicted.images
+    trainer.steps_per_epoch = 2
+    assert predicted.orders == pytest.approx(allocated(lambda: trainer.train_epoch(1)), rel=0.2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["cnn-small", "cnn-large", "lenet5"])
+def test_prediction_is_within_20_percent_on_a_gpu(name: str) -> None:
+    population, cohort, data = make(name)
+    on_gpu = TrainingData(
+        images=data.images.cuda(),
+        labels=data.labels.cuda(),
+        indices={split: index.cuda() for split, index in data.indices.items()},
+        mean=data.mean.cuda(),
+        std=data.std.cuda(),
+    )
+    train_once(population, cohort, on_gpu, "cuda", None)  # libraries take memory of their own at first use
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    train_once(population, cohort, on_gpu, "cuda", None)
+    counts = {split: len(index) for split, index in data.indices.items()}
+    predicted = predict_memory(population, cohort, counts, device="cuda").peak
+    assert predicted == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.2)
+
+
+def test_smaller_tiles_train_the_same_models_in_less_memory() -> None:
+    population, cohort, data = make("cnn-small")
+    counts = {split: len(index) for split, index in data.indices.items()}
+    rows = torch.from_numpy(initialise_rows(population.layout, ["xavier_normal"] * 32, cohort.seeds))
+    results = {}
+    for tile in (None, 5, 1):
+        *_, last = train_in_tiles(population, cohort, data, rows.clone(), tile=tile, last_epoch=1)
+        results[tile] = last
+    for tile in (5, 1):
+        torch.testing.assert_close(results[tile].rows, results[None].rows, rtol=1e-9, atol=1e-11)
+        for split, found in results[tile].evaluations.items():
+            torch.testing.assert_close(found.loss, results[None].evaluations[split].loss)
+    peaks = [predict_memory(population, cohort, counts, tile=tile).peak for tile in (None, 5, 1)]
+    measured = []
+    for tile in (32, 5, 1):
+        trainer = TiledTrainer(population, cohort, data, rows.float(), tile=tile)
+        measured.append(allocated(lambda trainer=trainer: trainer.train_epoch(1)))  # type: ignore[misc]
+    assert sorted(peaks, reverse=True) == peaks
+    assert measured[0] > 2 * measured[1] > 3 * measured[2]
+
+
+def test_the_largest_tile_that_fits_is_found() -> None:
+    population, cohort, data = make("cnn-large")
+    counts = {split: len(index) for split, index in data.indices.items()}
+    commit = fit.worker.COMMIT_BYTES
+    sizes = [predict_memory(population, cohort, counts, tile=tile, commit_bytes=commit).peak for tile in (1, 2, 3, 4)]
+    assert sizes[0] <= sizes[1] < sizes[2] < sizes[3]
+    assert largest_tile(population, cohort, counts, 1 << 40, "cpu") is None
+    assert largest_tile(population, cohort, counts, 1, "cpu") == 1
+    assert largest_tile(population, cohort, counts, sizes[2], "cpu") == 3
+    assert largest_tile(population, cohort, counts, sizes[2] - 1, "cpu") == 2
+
+
+def test_cohorts_are_cut_to_a_budget(plan_of: MakePlan) -> None:
+    plan = plan_of(build={}, grid={"lr": [1e-3], "seed": {"range": [0, 60]}})
+    assert [len(cohort.models) for cohort in plan.cohorts] == [60]
+    assert fit_plan(plan, budget=1 << 40) is plan
+    images = fit.load_spec_images(fit.image_json(plan.spec))
+    counts = {split: images.count(split) for split in images.indices}
+    models = list(plan.cohorts[0].models)
+    population = fit.population_of(models[0], images)
+    budget = fit.cohort_memory(population, models[:20], counts, "cpu")
+    cut = fit_plan(plan, budget=budget)
+    assert {len(cohort.models) for cohort in cut.cohorts} == {20}
+    assert {m.model_id for c in cut.cohorts for m in c.models} == {m.model_id for m in models}
+    with pytest.raises(
+        InputError, match=r"training one mlp in batches of 64 takes [\d,]+ bytes; expected at most 1,000"
+    ):
+        fit_plan(plan, budget=1000)
+
+
+def test_cohorts_on_a_gpu_are_as_large_as_fits_and_give_every_worker_one(plan_of: MakePlan) -> None:
+    plan = plan_of(build={}, grid={"lr": [1e-3], "seed": {"range": [0, 300]}})
+    assert max(len(cohort.models) for cohort in plan.cohorts) == 60
+    for workers, largest in ((1, 300), (4, 75)):
+        made = fit_plan(plan, budget=1 << 40, device="cuda", num_workers=workers)
+        assert max(len(cohort.models) for cohort in made.cohorts) == largest
+    few = fit_plan(plan, budget=2_000_000, device="cuda")
+    assert 1 < max(len(cohort.models) for cohort in few.cohorts) < 300
+
+
+def test_an_existing_zoo_keeps_its_cohorts_and_gets_smaller_tiles(plan_of: MakePlan, tmp_path: Path) -> None:
+    plan = plan_of()
+    jobs = prepare_zoo(plan, tmp_path / "zoo")
+    assert [job.tile for job in fit_jobs(jobs, 1 << 40)] == [None, None]
+    assert [job.tile for job in fit_jobs(jobs, 1)] == [1, 1]
+    assert build_zoo(plan, tmp_path / "zoo", memory=1, show_progress=False).complete
+
+
+@pytest.mark.parametrize(("text", "size"), [("8GB", 8e9), ("500 mb", 5e8), ("1.5G", 1.5e9), ("123", 123), ("2k", 2000)])
+def test_sizes_are_read(text: str, size: float) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "0GB", "-1GB", "8XB", "8 GB free", "1e9", "nan", "8GiB"])
+def test_bad_sizes_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected a number and a unit, such as 8GB"):
+        parse_bytes(text)
+
+
+def test_free_memory_obeys_a_container(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
+    assert available_memory(tmp_path) == 4000 * 1024
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("1000\n")
+    assert available_memory(tmp_path) == 4000 * 1024
+    (group / "memory.max").write_text("3000000\n")
+    assert available_memory(tmp_path) == 2_999_000
+    assert available_memory(tmp_path / "elsewhere") == 1 << 62
+    assert available_memory() > 0
+
+
+class Scarce:
+    """Memory for ``room`` models in one pass, from the ``after``-th pass on; notes the models of every pass."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, room: int, error: Callable[[], BaseException], after: int = 0
+    ) -> None:
+        self.sizes: list[int] = []
+        real = Population.forward_training
+
+        def forward(population: Population, rows: torch.Tensor, images: torch.Tensor, dropout: Any) -> Any:
+            self.sizes.append(len(rows))
+            if len(rows) > room and len(self.sizes) > after:
+                raise error()
+            return real(population, rows, images, dropout)
+
+        patch.setattr(Population, "forward_training", forward)
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "runtime": lambda: RuntimeError("CUDA error: out of memory"),
+    "host": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    "numpy": lambda: MemoryError(),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_out_of_memory_halves_the_tile_and_goes_on(
+    error: str, plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of()  # two cohorts of six
+    build_zoo(plan, tmp_path / "whole", show_progress=False)
+    scarce = Scarce(monkeypatch, 2, ERRORS[error])
+    summary = build_zoo(plan, tmp_path / "zoo", show_progress=False)
+    assert (summary.complete, summary.failures) == (True, {})
+    assert scarce.sizes[:3] == [6, 3, 1]
+    assert set(scarce.sizes) == {6, 3, 1}
+    whole, zoo = (zookeeper.open(tmp_path / name) for name in ("whole", "zoo"))
+    np.testing.assert_allclose(zoo.weights(), whole.weights(), rtol=1e-4, atol=1e-5)
+    assert (zoo.frame["model_id"] == whole.frame["model_id"]).all()
+
+
+def test_out_of_memory_goes_on_after_the_last_commit(
+    plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit.worker, "COMMIT_BYTES", 1)
+    plan = plan_of(build={"cohort_size": 12})
+    jobs = prepare_zoo(plan, tmp_path / "zoo")
+    beats: list[int] = []
+    images = fit.load_spec_images(jobs[0].images)
+    steps = -(-images.count("train") // 64)
+    scarce = Scarce(monkeypatch, 6, ERRORS["cuda"], after=3 * steps + 1)
+    build_cohort(jobs[0], lambda beat: beats.append(beat.epoch))
+    assert beats == [0, 1, 2, 3, 4, 5, 6]  # no epoch twice
+    assert scarce.sizes.count(12) == 3 * steps + 2
+
+
+def test_one_model_that_does_not_fit_is_one_clear_error(
+    plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarce = Scarce(monkeypatch, 0, ERRORS["cuda"])
+    with pytest.raises(BuildError, match=r"cohort c00000-\w+: out of memory with one model at a time \(CUDA out"):
+        build_zoo(plan_of(), tmp_path / "zoo", show_progress=False)
+    assert scarce.sizes == [6, 3, 1]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarce = Scarce(monkeypatch, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        build_zoo(plan_of(), tmp_path / "zoo", show_progress=False)
+    assert scarce.sizes == [6]
+    assert not tiles.is_out_of_memory(ValueError("out of memory"))
