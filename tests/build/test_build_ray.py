@@ -26,32 +26,47 @@ from zookeeper.errors import Terminated
 from zookeeper.store.records import cohort_progress
 
 # An architecture of the user's own, imported by every worker: the way into their processes. It commits after
-# every epoch; where a file asks for it, a worker kills itself, once, or takes its time.
+# every epoch; where a file asks for it, a worker kills itself, once, after a commit or in the middle of an epoch,
+# or takes its time.
 NETWORK = """
 import os, signal, time
 from pathlib import Path
 
 from zookeeper.build import worker
 from zookeeper.nets.mlp import mlp as factory
+from zookeeper.population.optimise import Optimizer
 
 HERE = Path(__file__).parent
 commit_block = worker.commit_block
 worker.COMMIT_BYTES = 1
 
 
+def taken(name):
+    try:
+        (HERE / name).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def commit(root, block):
     record = commit_block(root, block)
     if (HERE / "slow").exists():
         time.sleep(0.2)
-    if block.cohort.startswith("c00002") and block.epochs[0] == 3:
-        try:
-            (HERE / "deadly").unlink()
-        except FileNotFoundError:
-            return record
+    if block.cohort.startswith("c00002") and block.epochs[0] == 3 and taken("deadly"):
+        (HERE / "midway").touch()  # not before: workers of a killed build may live for another second
         os.kill(os.getpid(), signal.SIGKILL)
     return record
 
 
+def step(self, rows, grads, number, *rest):
+    if number == 5 * 8 + 4 and taken("midway"):  # the fourth of eight steps of epoch 6
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real_step(self, rows, grads, number, *rest)
+
+
+real_step = Optimizer.step
+Optimizer.step = step
 worker.commit_block = commit
 """
 
@@ -104,14 +119,16 @@ def test_ray_stores_the_same_bits_through_dying_workers_and_a_killed_driver(
     assert again.returncode == 0, err
     assert by_factors(tmp_path / "zoo") == expected
     assert not (tmp_path / "deadly").exists()
+    assert not (tmp_path / "midway").exists()
     assert not (tmp_path / "zoo/build.lock").exists()
     assert not (tmp_path / "zoo/progress").exists()
     value, end = json.JSONDecoder().raw_decode(out)
     assert out[end:] == "\n"
     assert (value["num_models"], value["num_checkpoints"], value["failures"]) == (12, 84, {})
-    first, second = err.splitlines()  # and not a word from Ray
+    first, *deaths = err.splitlines()  # and not a word from Ray
     assert re.fullmatch(r"resuming .*/zoo: 12 models in 3 cohort\(s\), .* in 2 Ray worker\(s\) on cpu", first)
-    assert re.fullmatch(r"cohort c00002-\w+: the worker died \(\w+\); retry 1 of 3", second)
+    assert len(deaths) == 2
+    assert all(re.fullmatch(r"cohort c0000\d-\w+: the worker died \(\w+\); retry [12] of 3", line) for line in deaths)
 
 
 class FakeRay:
