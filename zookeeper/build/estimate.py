@@ -17,12 +17,12 @@ from zookeeper.population.process import prepare_process
 from zookeeper.population.train import CohortTrainer
 from zookeeper.spec.plan import Cohort, Plan
 
-# Fitted to the files of nine zoos of 12 to 240 models, 3 to 41 checkpoints and 1 to 22 commits; all within 3 %.
-_ZOO_BYTES = 18_700  # header with one layout, caches
-_COMMIT_BYTES = 11_500  # footers, record
-_GROUP_BYTES = 4_690  # a model's rows in one shard: pages and their entries in the footer
-_MODEL_BYTES = 330  # header, caches
-_ROW_BYTES = 195  # metadata beside the weights, and again in its own file and the caches
+# Fitted to the files of nine zoos of 12 to 160 models, 3 to 21 checkpoints and 1 to 20 commits; all within 1 %.
+_ZOO_BYTES = 22_700  # header with one layout, caches
+_COMMIT_BYTES = 13_000  # footers, record
+_GROUP_BYTES = 5_340  # a model's rows in one shard: pages and their entries in the footer
+_MODEL_BYTES = 120  # header, caches
+_ROW_BYTES = 213  # metadata beside the weights, and again in its own file and the caches
 _TRIAL_STEPS = 6
 _TRIAL_IMAGES = 256
 
