@@ -12,10 +12,11 @@ import torch
 
 from zookeeper import InputError, Plan
 from zookeeper.build import CohortJob, worker
-from zookeeper.build.check import TOLERANCES, CheckReport, check_spec, distance
+from zookeeper.build.check import TOLERANCES, CheckReport, check_spec, distance, synthetic_images
 from zookeeper.population import Cohort, train
 from zookeeper.population.optimise import Optimizer
 from zookeeper.population.randomness import train_subsets
+from zookeeper.spec import ImageSpec, names
 
 MakePlan = Callable[..., Plan]
 CHECKS = {
@@ -137,6 +138,36 @@ def test_schedules_and_subsets_are_those_of_plain_torch(
     assert failing(check_spec(plan, num_models=2, num_steps=6)) == set()
     monkeypatch.setattr(train, "train_subsets", lambda keys, num, fraction: train_subsets(keys + 1, num, fraction))
     assert failing(check_spec(plan, num_models=2, num_steps=6)) == {"plain torch against cohort"}
+
+
+def test_stand_ins_go_through_the_changes_of_the_spec(plan_of: MakePlan, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").mkdir()
+    images: dict[str, Any] = {"name": "svhn", "split": {"train": 0.9, "val": 0.1}, "root": "nowhere"}
+    changes = {"crop": 28, "greyscale": True, "augment": {"crop_padding": 2, "flip": True}}
+    sections = {
+        "images": images | changes,
+        "model": {"architecture": "cnn-small", "activation": "tanh"},
+        "training": {"optimizer": "adam", "batch_size": 8, "epochs": 2},
+    }
+    plan = plan_of(**sections)
+    made = synthetic_images(plan.spec.images, num_train=8)
+    assert (made.image_shape, made.num_classes) == ((1, 28, 28), 10)
+    report = check_spec(plan, num_models=2, num_steps=2)
+    assert report.holds
+    assert "svhn" in report.synthetic
+
+
+def test_every_set_of_files_has_stand_ins() -> None:
+    for name in set(names.IMAGE_SETS) - set(names.IMAGE_SETS_WITH_PATH) - {"digits", "tetris"}:
+        spec = ImageSpec.model_validate({"name": name, "split": {"train": 0.9, "val": 0.1}})
+        assert synthetic_images(spec, num_train=4).count("train") == 4
+
+
+def test_absent_images_of_unknown_shape_are_refused(plan_of: MakePlan, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").mkdir()
+    images = {"name": "npz", "path": "mine.npz", "split": {"train": 0.9, "val": 0.1}, "root": "nowhere"}
+    with pytest.raises(InputError, match=r"mine\.npz"):
+        check_spec(plan_of(images=images))
 
 
 def test_too_few_models_or_steps_are_refused(plan_of: MakePlan) -> None:

@@ -14,7 +14,7 @@ from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
 from zookeeper.build.reference import train_plainly
 from zookeeper.errors import InputError
-from zookeeper.images import ImageSet
+from zookeeper.images import ImageSet, Transforms
 from zookeeper.nets.registry import build_network
 from zookeeper.population import Cohort as Factors
 from zookeeper.population import Population, TrainingData, train_cohort
@@ -268,7 +268,7 @@ def _images(plan: Plan) -> tuple[ImageSet, str]:
 
 
 def synthetic_images(spec: ImageSpec, *, num_train: int) -> ImageSet:
-    """Random images and labels of the shape of a known image set.
+    """Random images and labels of the shape that a known image set has after its fixed changes.
 
     >>> spec = ImageSpec.model_validate({"name": "mnist", "split": {"train": 0.9, "val": 0.1}})
     >>> synthetic_images(spec, num_train=8).image_shape
@@ -277,13 +277,16 @@ def synthetic_images(spec: ImageSpec, *, num_train: int) -> ImageSet:
     *shape, num_classes = _SHAPES[spec.name]
     draw = np.random.default_rng(0)
     num = num_train + 2 * _MEASURED
+    changes = Transforms(resize=spec.resize, crop=spec.crop, greyscale=spec.greyscale)
+    images = changes.apply(draw.integers(0, 256, (num, *shape), dtype=np.uint8), spec.name)
     parts = np.split(np.arange(num), [num_train, num_train + _MEASURED])
-    return ImageSet(
+    made = ImageSet(
         spec.name,
-        draw.integers(0, 256, (num, *shape), dtype=np.uint8),
+        images,
         draw.integers(0, num_classes, num),
         dict(zip(("train", "val", "test"), parts, strict=True)),
-        mean=(0.5,) * shape[0],
-        std=(0.3,) * shape[0],
+        mean=(0.5,) * images.shape[1],
+        std=(0.3,) * images.shape[1],
         num_classes=num_classes,
     )
+    return made if spec.augment is None else replace(made, augment=spec.augment.model_dump())
