@@ -66,7 +66,7 @@ def plan(
     budget = memory_budget(where, workers) if memory is None else parse_bytes(memory)
     made = make_plan(wanted, cohort_size)
     if cohort_size is None and wanted.build.cohort_size is None:
-        made = fit_plan(made, budget=budget, device=where, num_workers=workers)
+        made = fit_plan(made, budget=budget, device=where, num_workers=workers, strict=memory is not None)
     estimate = estimate_build(made, num_workers=workers, device=where)
     if as_json:
         print_json({"name": made.spec.name, **asdict(estimate)})
@@ -135,7 +135,9 @@ def build(
     if cohort_size is None and wanted.build.cohort_size is None and (address is None or limit is not None):
         settled = who.resolve()
         budget = memory_budget(settled.device, settled.num_workers) if limit is None else limit
-        made = fit_plan(made, budget=budget, device=settled.device, num_workers=settled.num_workers)
+        made = fit_plan(
+            made, budget=budget, device=settled.device, num_workers=settled.num_workers, strict=limit is not None
+        )
     root = Path("data/zoos") / wanted.name if out is None else out
     summary = build_zoo(made, root, who, shard=part, memory=limit)
     if as_json:

@@ -62,17 +62,30 @@ def available_memory(system: Path = Path("/")) -> int:
     for limit, usage in _ACCOUNTS:
         for folder in (system / "sys/fs/cgroup", system / "sys/fs/cgroup/memory"):
             try:
-                sizes.append(int((folder / limit).read_text()) - int((folder / usage).read_text()))
+                free = int((folder / limit).read_text()) - int((folder / usage).read_text())
+                sizes.append(free + _reclaimable(folder))
             except (OSError, ValueError):  # no such group, or "max": no limit
                 continue
     return max(0, min(sizes))
 
 
-def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int = 1) -> Plan:
+def _reclaimable(group: Path) -> int:
+    """Bytes of files that a container holds in memory only as long as nobody wants them."""
+    stat = dict(line.split()[:2] for line in (group / "memory.stat").read_text().splitlines())
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+
+
+def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int = 1, strict: bool = True) -> Plan:
     """Return the plan with cohorts whose training fits ``budget`` bytes.
 
     On the CPU, where larger cohorts gain nothing, a plan that fits is left as it is. On a GPU cohorts are as
     large as fits, as long as every worker has one.
+
+    Parameters
+    ----------
+    strict
+        Refuse a budget that not even one model fits; otherwise cohorts of one model are tried, as a budget
+        that was measured may be wrong.
 
     Raises
     ------
@@ -92,13 +105,13 @@ def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int =
         population = population_of(models[0], images)
         most = min(size, len(models))
         found = largest_cohort(population, models[:most], counts, budget, device)
-        if found == 0:
+        if found == 0 and strict:
             raise InputError(
                 f"memory: training one {models[0].architecture} in batches of {models[0].batch_size} takes "
                 f"{cohort_memory(population, models[:1], counts, device):,} bytes; expected at most {budget:,}. "
                 "Raise --memory, use fewer workers, or a smaller batch."
             )
-        size = min(size, found) if found < most else size
+        size = min(size, max(1, found)) if found < most else size
     same = size == max(len(cohort.models) for cohort in plan.cohorts)
     return plan if same else make_plan(plan.spec, size)
 
