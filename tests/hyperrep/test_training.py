@@ -222,8 +222,8 @@ def test_packaged_configurations_differ_in_beta_alone() -> None:
         ("num_heads: 4", "num_heads: 5", "num_heads"),
         ("outputs: softmax", "outputs: sofmax", "softmax"),
         ("gamma: 0.05", "gamma: 1.5", "gamma"),
-        ("steps: 2000", "steps: 2000, epochs: 3", "steps or epochs"),
-        ("lr: 2e-3", "lr: '2e-3'", "lr"),
+        ("steps: 1800", "steps: 1800, epochs: 3", "steps or epochs"),
+        ("lr: 3e-3", "lr: '3e-3'", "lr"),
     ],
 )
 def test_a_bad_configuration_names_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
