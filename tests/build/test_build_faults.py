@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -126,7 +127,15 @@ def write_mnist(folder: Path) -> None:
 
 
 @pytest.fixture
-def mnist_jobs(plan_of: MakePlan, tmp_path: Path) -> tuple[CohortJob, ...]:
+def deaf() -> Iterator[None]:
+    """Let this process play a Ray worker, which is deaf to Ctrl-C, for one test."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def mnist_jobs(plan_of: MakePlan, tmp_path: Path, deaf: None) -> tuple[CohortJob, ...]:
     """Jobs on files of images, in a process that has not loaded them."""
     write_mnist(tmp_path / "images/MNIST/raw")
     plan = plan_of(

@@ -73,7 +73,7 @@ def test_query_without_a_match_prints_no_data(run: Run, zoo: Path) -> None:
         (["test_ac > .5"], "test_acc"),
         (["test_acc >"], "test_acc >"),
         (["__import__('os').system('true')"], ""),
-        (["epoch == 3", "--columns", "lr,sed"], "Did you mean seed?"),
+        (["epoch == 3", "--columns", "lr,sed"], "Did you mean seed"),
         (["epoch == 3", "--json", "--csv"], "Choose one"),
         (["lr"], "lr"),
     ],
