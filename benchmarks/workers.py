@@ -94,7 +94,7 @@ def main() -> None:
     builds = {
         "one": sorted((one for one, _ in pairs), key=lambda run: run.seconds)[len(pairs) // 2],
         "two": sorted((two for _, two in pairs), key=lambda run: run.seconds)[len(pairs) // 2],
-        "first step, Ray": median_build("to the first step, Ray", 1, 1, "--workers", "1", rounds=3),
+        "first step, Ray": median_build("to the first step, Ray", 1, 1, "--workers", "2", rounds=3),
         "first step, local": median_build("to the first step, in process", 1, 1, "--local", rounds=3),
     }
     when = datetime.now(UTC).strftime("%Y-%m-%d")

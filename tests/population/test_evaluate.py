@@ -104,3 +104,29 @@ def test_nothing_to_evaluate(case_named: Callable[[str], Any]) -> None:
     assert evaluate(population, rows[:0], images, labels).loss.shape == (0,)
     with pytest.raises(InputError, match="no images; expected one or more"):
         evaluate(population, rows, images[:0], labels[:0])
+
+
+def test_sets_kept_as_bytes_give_the_same_bits(
+    case_named: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large image sets stay bytes on the device; only the passes of an evaluation are normalised."""
+    training = importlib.import_module("zookeeper.population.train")
+    monkeypatch.setattr(passes, "_CACHE_BYTES", 400_000)
+    population, _, rows = population_of(case_named("cnn-digits"), 4)
+    generator = torch.Generator().manual_seed(5)
+    data = training.TrainingData(
+        torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=generator),
+        torch.randint(0, 10, (300,), generator=generator),
+        {"train": torch.arange(0, 250), "test": torch.arange(250, 300)},
+        torch.tensor([0.3]),
+        torch.tensor([0.2]),
+    )
+    cohort = training.Cohort((0, 1, 2, 3), (1e-3,) * 4, (0.0,) * 4, (0.0,) * 4, (0.0,) * 4, "adam", 32)
+    kept = training.CohortTrainer(population, cohort, data, rows.clone()).evaluate()
+    monkeypatch.setattr(training, "_INPUT_BYTES", 0)
+    trainer = training.CohortTrainer(population, cohort, data, rows.clone())
+    assert trainer._inputs.dtype == torch.uint8
+    assert not any(isinstance(images, torch.Tensor) for images, _ in trainer._parts.values())
+    for split, evaluation in trainer.evaluate().items():
+        assert torch.equal(evaluation.loss, kept[split].loss)
+        assert torch.equal(evaluation.accuracy, kept[split].accuracy)

@@ -107,11 +107,11 @@ def predict_memory(
     models, images = pass_sizes(population, together, max(num_images.values()), torch.device(device))
     checkpoints = 4 * max(commit_bytes, matrix) + 2 * (matrix + slots) if commit_bytes else 0
     return Memory(
-        images=total * (pixels + 2 * _LONG) + (floats if floats <= INPUT_BYTES else total * pixels) + floats,
+        images=total * (pixels + 2 * _LONG) + (2 * floats if floats <= INPUT_BYTES else total * pixels),
         weights=matrix + slots,
         orders=_ORDER_COPIES * order,
         training=order + step.peak(),
-        evaluation=_evaluation_bytes(population, models, images),
+        evaluation=_evaluation_bytes(population, models, images) + (images * pixels if floats > INPUT_BYTES else 0),
         checkpoints=checkpoints,
         on_host=device == "cpu",
     )

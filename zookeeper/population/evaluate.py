@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch.nn import functional as F
@@ -18,6 +19,14 @@ from zookeeper.population.lower import Population
 _CACHE_BYTES = 8_000_000
 _DEVICE_BYTES = 2_000_000_000
 _MAX_MODELS = 64
+
+
+class Images(Protocol):
+    """Images that can be counted and cut: a tensor ``[n, C, H, W]``, or what makes one from stored pixels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -37,19 +46,19 @@ def _passes(population: Population, num_models: int, num_images: int, device: to
 
 
 def logits_by_pass(
-    population: Population, rows: torch.Tensor, images: torch.Tensor
+    population: Population, rows: torch.Tensor, images: Images
 ) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """Yield (models, images, logits ``[m, b, K]``) of every pass; the grid of passes covers all pairs once."""
-    models, chunk = _passes(population, rows.shape[0], images.shape[0], rows.device)
+    models, chunk = _passes(population, rows.shape[0], len(images), rows.device)
     for first in range(0, rows.shape[0], models):
         members = slice(first, min(first + models, rows.shape[0]))
-        for start in range(0, images.shape[0], chunk):
-            part = slice(start, min(start + chunk, images.shape[0]))
+        for start in range(0, len(images), chunk):
+            part = slice(start, min(start + chunk, len(images)))
             yield members, part, population.forward(rows[members], images[part])
 
 
 @torch.inference_mode()
-def evaluate(population: Population, rows: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> Evaluation:
+def evaluate(population: Population, rows: torch.Tensor, images: Images, labels: torch.Tensor) -> Evaluation:
     """Measure loss and accuracy of M networks on the same images.
 
     A network with NaN outputs gets a NaN loss and the accuracy of the class that argmax then returns.
@@ -59,7 +68,7 @@ def evaluate(population: Population, rows: torch.Tensor, images: torch.Tensor, l
     rows
         ``[M, P]``.
     images, labels
-        ``[n, C, H, W]`` normalised, and int64 ``[n]``; n is 1 or more.
+        ``[n, C, H, W]`` normalised (or `Images` that give such tensors), and int64 ``[n]``; n is 1 or more.
 
     Raises
     ------
@@ -90,14 +99,14 @@ def evaluate(population: Population, rows: torch.Tensor, images: torch.Tensor, l
         )
         loss[members] += losses.sum(1, dtype=torch.float64)
         correct[members] += (logits.argmax(2) == target).sum(1)
-    num = images.shape[0]
+    num = len(images)
     return Evaluation((loss / num).to(torch.float32), (correct.to(torch.float64) / num).to(torch.float32))
 
 
 @torch.inference_mode()
-def predict(population: Population, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def predict(population: Population, rows: torch.Tensor, images: Images) -> torch.Tensor:
     """Predict the class of every image by every network: int64 ``[M, n]``."""
-    classes = torch.empty((rows.shape[0], images.shape[0]), dtype=torch.int64, device=rows.device)
+    classes = torch.empty((rows.shape[0], len(images)), dtype=torch.int64, device=rows.device)
     for members, part, logits in logits_by_pass(population, rows, images):
         classes[members, part] = logits.argmax(2)
     return classes

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from zookeeper.errors import InputError
 from zookeeper.population.augment import NO_AUGMENTATION, PURPOSE, AugmentSettings, augment
 from zookeeper.population.convolution import interleave
-from zookeeper.population.evaluate import Evaluation, evaluate
+from zookeeper.population.evaluate import Evaluation, Images, evaluate
 from zookeeper.population.lower import Population
 from zookeeper.population.optimise import Hyperparameters, Optimizer
 from zookeeper.population.randomness import (
@@ -59,6 +59,25 @@ class TrainingData:
         """Normalised images and labels of one split."""
         index = self.indices[split]
         return self.normalise(self.images[index], dtype), self.labels[index]
+
+    def is_small(self, dtype: torch.dtype) -> bool:
+        """Whether all images are kept as network inputs; larger sets stay bytes, normalised batch by batch."""
+        return self.images.numel() * dtype.itemsize <= _INPUT_BYTES
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """One split as stored bytes; a slice of it is normalised when it is asked for."""
+
+    data: TrainingData
+    index: torch.Tensor
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        return self.data.normalise(self.data.images[self.index[part]], self.dtype)
 
 
 @dataclass(frozen=True)
@@ -127,9 +146,7 @@ def tile_slices(population: Population, num_models: int, batch_size: int, device
 
 def _stored_inputs(data: TrainingData, dtype: torch.dtype) -> torch.Tensor:
     """Images as ``[n, H, W, C]``: normalised once if that takes little memory, else uint8 to normalise per batch."""
-    pixels = data.images
-    if pixels.numel() * dtype.itemsize <= _INPUT_BYTES:
-        pixels = data.normalise(pixels, dtype)
+    pixels = data.normalise(data.images, dtype) if data.is_small(dtype) else data.images
     return pixels.movedim(1, -1).contiguous()
 
 
@@ -191,7 +208,7 @@ class CohortTrainer:
             num_steps = cohort.num_epochs * self.steps_per_epoch
             self.schedule = Schedule(cohort.schedules, num_steps, device=device, dtype=dtype)
         self._inputs = _stored_inputs(data, dtype)
-        self._parts = {split: data.part(split, dtype) for split in data.indices}
+        self._parts = {split: self._evaluated(split) for split in data.indices}
 
     def train_epoch(self, epoch: int) -> torch.Tensor:
         """Run epoch ``epoch`` (1 is the first) for all models; return the mean batch loss ``[M]``."""
@@ -252,6 +269,13 @@ class CohortTrainer:
         for name, values in statistics.items():
             rows[:, self.population.layout.block(name).columns] = values
         return loss.detach()
+
+    def _evaluated(self, split: str) -> tuple[Images, torch.Tensor]:
+        """Images and labels of a split as evaluation reads them."""
+        if self.data.is_small(self.rows.dtype):
+            return self.data.part(split, self.rows.dtype)
+        index = self.data.indices[split]
+        return StoredPart(self.data, index, self.rows.dtype), self.data.labels[index]
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Loss and accuracy on every split."""
