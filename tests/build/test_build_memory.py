@@ -16,12 +16,11 @@ from zookeeper import InputError, Plan, build_zoo
 from zookeeper.build import fit, prepare_zoo, tiles
 from zookeeper.build.fit import available_memory, fit_jobs, fit_plan, largest_tile, parse_bytes
 from zookeeper.build.memory import predict_memory
-from zookeeper.build.tiles import TiledTrainer, train_in_tiles
 from zookeeper.build.worker import build_cohort
 from zookeeper.errors import BuildError
 from zookeeper.nets.initialise import initialise_rows
 from zookeeper.nets.registry import build_network
-from zookeeper.population import Cohort, Population, TrainingData
+from zookeeper.population import Cohort, Population, TrainingData, train_cohort
 from zookeeper.population.train import CohortTrainer
 
 MakePlan = Callable[..., Plan]
@@ -71,7 +70,7 @@ def allocated(work: Callable[[], Any]) -> int:
 
 def train_once(population: Population, cohort: Cohort, data: TrainingData, device: str, tile: int | None) -> None:
     rows = torch.from_numpy(initialise_rows(population.layout, ["normal"] * cohort.num_models, cohort.seeds))
-    for _ in train_in_tiles(population, cohort, data, rows.float().to(device), tile=tile, last_epoch=1):
+    for _ in train_cohort(population, cohort, data, rows.float().to(device), tile=tile, last_epoch=1):
         pass
 
 
@@ -135,7 +134,7 @@ def test_smaller_tiles_train_the_same_models_in_less_memory() -> None:
     rows = torch.from_numpy(initialise_rows(population.layout, ["xavier_normal"] * 32, cohort.seeds))
     results = {}
     for tile in (None, 5, 1):
-        *_, last = train_in_tiles(population, cohort, data, rows.clone(), tile=tile, last_epoch=1)
+        *_, last = train_cohort(population, cohort, data, rows.clone(), tile=tile, last_epoch=1)
         results[tile] = last
     for tile in (5, 1):
         torch.testing.assert_close(results[tile].rows, results[None].rows, rtol=1e-9, atol=1e-11)
@@ -144,7 +143,7 @@ def test_smaller_tiles_train_the_same_models_in_less_memory() -> None:
     peaks = [predict_memory(population, cohort, counts, tile=tile).peak for tile in (None, 5, 1)]
     measured = []
     for tile in (32, 5, 1):
-        trainer = TiledTrainer(population, cohort, data, rows.float(), tile=tile)
+        trainer = CohortTrainer(population, cohort, data, rows.float(), tile=tile)
         measured.append(allocated(lambda trainer=trainer: trainer.train_epoch(1)))  # type: ignore[misc]
     assert sorted(peaks, reverse=True) == peaks
     assert measured[0] > 2 * measured[1] > 3 * measured[2]

@@ -1,84 +1,17 @@
-"""Training in tiles that fit the memory at hand: they change what runs at once, never which models come out."""
+"""When memory runs out: the same work again in smaller tiles, which change what runs at once, never the models."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
 from zookeeper.errors import BuildError
-from zookeeper.population import Cohort, EpochResult, Evaluation, Population, TrainingData, evaluate, train_cohort
-from zookeeper.population.train import CohortTrainer
 
 Result = TypeVar("Result")
 _MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
-
-
-class TiledTrainer(CohortTrainer):
-    """A trainer whose passes, of training and of evaluation, hold at most ``tile`` models."""
-
-    def __init__(
-        self,
-        population: Population,
-        cohort: Cohort,
-        data: TrainingData,
-        rows: torch.Tensor,
-        state: dict[str, torch.Tensor] | None = None,
-        *,
-        tile: int,
-    ) -> None:
-        super().__init__(population, cohort, data, rows, state)
-        self.tiles = [part for whole in self.tiles for part in cut(whole, tile)]
-
-    def evaluate(self) -> dict[str, Evaluation]:
-        """Loss and accuracy on every split, tile by tile."""
-        found: dict[str, Evaluation] = {}
-        for split, (images, labels) in self._parts.items():
-            parts = [evaluate(self.population, self.rows[tile], images, labels) for tile in self.tiles]
-            found[split] = Evaluation(
-                torch.cat([part.loss for part in parts]), torch.cat([part.accuracy for part in parts])
-            )
-        return found
-
-
-def cut(whole: slice, tile: int) -> list[slice]:
-    """Cut a slice of models into even parts of at most ``tile``.
-
-    >>> cut(slice(4, 11), 3)
-    [slice(4, 6, None), slice(6, 8, None), slice(8, 11, None)]
-    """
-    num = whole.stop - whole.start
-    count = -(-num // tile)
-    bounds = [whole.start + num * number // count for number in range(count + 1)]
-    return [slice(start, stop) for start, stop in pairwise(bounds)]
-
-
-def train_in_tiles(
-    population: Population,
-    cohort: Cohort,
-    data: TrainingData,
-    rows: torch.Tensor,
-    *,
-    tile: int | None,
-    last_epoch: int,
-    first_epoch: int = 0,
-    state: dict[str, torch.Tensor] | None = None,
-) -> Iterator[EpochResult]:
-    """Train like `train_cohort`, with at most ``tile`` models in one pass; None leaves the choice to the engine."""
-    if tile is None:
-        yield from train_cohort(
-            population, cohort, data, rows, last_epoch=last_epoch, first_epoch=first_epoch, state=state
-        )
-        return
-    trainer = TiledTrainer(population, cohort, data, rows, state, tile=tile)
-    if first_epoch == 0:
-        nothing = torch.full((cohort.num_models,), torch.nan, dtype=rows.dtype, device=rows.device)
-        yield trainer.result(0, nothing)
-    for epoch in range(max(1, first_epoch), last_epoch + 1):
-        yield trainer.result(epoch, trainer.train_epoch(epoch))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

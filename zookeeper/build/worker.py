@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 
 from zookeeper.build.job import CohortJob, load_spec_images, population_of
-from zookeeper.build.tiles import train_in_tiles, with_smaller_tiles
+from zookeeper.build.tiles import with_smaller_tiles
 from zookeeper.errors import BuildError, StoreError
 from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
 from zookeeper.nets.layout import WeightLayout
-from zookeeper.population import Cohort, EpochResult, TrainingData
+from zookeeper.population import Cohort, EpochResult, TrainingData, train_cohort
 from zookeeper.population.augment import AugmentSettings
 from zookeeper.population.process import prepare_process
 from zookeeper.spec.grid import ModelConfig
@@ -94,7 +94,7 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
         stored = {_ROWS: start.astype(np.float32, copy=False)}
     state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}
     pending = _Pending(job, root, {split: images.count(split) for split in images.indices})
-    results = train_in_tiles(
+    results = train_cohort(
         population,
         cohort_factors(job),
         training_data(images, device),

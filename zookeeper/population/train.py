@@ -144,6 +144,18 @@ def tile_slices(population: Population, num_models: int, batch_size: int, device
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 
+def cut(whole: slice, tile: int) -> list[slice]:
+    """Cut a slice of models into even parts of at most ``tile``.
+
+    >>> cut(slice(4, 11), 3)
+    [slice(4, 6, None), slice(6, 8, None), slice(8, 11, None)]
+    """
+    num = whole.stop - whole.start
+    count = -(-num // tile)
+    bounds = [whole.start + num * number // count for number in range(count + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
 def _stored_inputs(data: TrainingData, dtype: torch.dtype) -> torch.Tensor:
     """Images as ``[n, H, W, C]``: normalised once if that takes little memory, else uint8 to normalise per batch."""
     pixels = data.normalise(data.images, dtype) if data.is_small(dtype) else data.images
@@ -165,6 +177,9 @@ class CohortTrainer:
         ``[M, P]`` weights to start from; owned and changed in place.
     state
         Optimiser slots of an earlier run, for resuming; empty to start.
+    tile
+        Most models in one pass of training or of evaluation; None leaves the choice to the engine. It changes
+        what runs at once and how much memory that takes, not which models come out.
     """
 
     def __init__(
@@ -174,6 +189,8 @@ class CohortTrainer:
         data: TrainingData,
         rows: torch.Tensor,
         state: dict[str, torch.Tensor] | None = None,
+        *,
+        tile: int | None = None,
     ) -> None:
         if rows.shape != (cohort.num_models, population.layout.num_weights):
             raise InputError(
@@ -199,6 +216,9 @@ class CohortTrainer:
         self.dropout_p = torch.tensor(cohort.dropout, dtype=torch.float32, device=device)
         self.has_dropout = any(p > 0 for p in cohort.dropout)
         self.tiles = tile_slices(population, cohort.num_models, cohort.batch_size, device)
+        self._evaluated_together = [slice(0, cohort.num_models)]
+        if tile is not None:
+            self.tiles = self._evaluated_together = [part for whole in self.tiles for part in cut(whole, tile)]
         self.train_index = data.indices["train"]
         self.num_images = num_train_images(len(self.train_index), cohort.train_fraction)
         self.subset_keys = stream_keys(cohort.seeds, "subset", device)
@@ -279,10 +299,15 @@ class CohortTrainer:
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Loss and accuracy on every split."""
-        return {
-            split: evaluate(self.population, self.rows, images, labels)
-            for split, (images, labels) in self._parts.items()
-        }
+        found: dict[str, Evaluation] = {}
+        for split, (images, labels) in self._parts.items():
+            parts = [
+                evaluate(self.population, self.rows[members], images, labels) for members in self._evaluated_together
+            ]
+            found[split] = Evaluation(
+                torch.cat([part.loss for part in parts]), torch.cat([part.accuracy for part in parts])
+            )
+        return found
 
     def result(self, epoch: int, batch_loss: torch.Tensor) -> EpochResult:
         """Evaluate and pack the state after an epoch."""
@@ -302,14 +327,15 @@ def train_cohort(
     last_epoch: int,
     first_epoch: int = 0,
     state: dict[str, torch.Tensor] | None = None,
+    tile: int | None = None,
 ) -> Iterator[EpochResult]:
-    """Train and evaluate epoch by epoch.
+    """Train and evaluate epoch by epoch, with at most ``tile`` models in one pass (None: the engine's choice).
 
     Yields the untrained population as epoch 0 (only when ``first_epoch`` is 0), then every epoch up to
     ``last_epoch``. To resume after epoch e, pass the rows and the optimiser state of epoch e and
     ``first_epoch=e + 1``: the results have the same bits as without the interruption.
     """
-    trainer = CohortTrainer(population, cohort, data, rows, state)
+    trainer = CohortTrainer(population, cohort, data, rows, state, tile=tile)
     if first_epoch == 0:
         yield trainer.result(0, torch.full((cohort.num_models,), np.nan, dtype=rows.dtype, device=rows.device))
     for epoch in range(max(1, first_epoch), last_epoch + 1):
