@@ -190,6 +190,17 @@ def test_cohorts_on_a_gpu_are_as_large_as_fits_and_give_every_worker_one(plan_of
     assert 1 < max(len(cohort.models) for cohort in few.cohorts) < 300
 
 
+def test_cohorts_on_a_cpu_are_cut_until_every_worker_has_one(plan_of: MakePlan) -> None:
+    plan = plan_of(build={}, grid={"lr": [1e-3], "seed": {"range": [0, 8]}})
+    assert len(plan.cohorts) == 1
+    cut = fit_plan(plan, budget=1 << 40, num_workers=3)
+    sizes = [len(cohort.models) for cohort in cut.cohorts]
+    assert len(sizes) >= 3
+    assert max(sizes) - min(sizes) <= 1
+    assert sum(sizes) == plan.num_models
+    assert fit_plan(cut, budget=1 << 40, num_workers=3) is cut
+
+
 def test_an_existing_zoo_keeps_its_cohorts_and_gets_smaller_tiles(plan_of: MakePlan, tmp_path: Path) -> None:
     plan = plan_of()
     jobs = prepare_zoo(plan, tmp_path / "zoo")

@@ -78,8 +78,8 @@ def _reclaimable(group: Path) -> int:
 def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int = 1, strict: bool = True) -> Plan:
     """Return the plan with cohorts whose training fits ``budget`` bytes.
 
-    On the CPU, where larger cohorts gain nothing, a plan that fits is left as it is. On a GPU cohorts are as
-    large as fits, as long as every worker has one.
+    On the CPU, where larger cohorts gain nothing, a plan that fits is left as it is, unless it has fewer cohorts
+    than there are workers. On a GPU cohorts are as large as fits, as long as every worker has one.
 
     Parameters
     ----------
@@ -100,6 +100,8 @@ def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int =
     largest = max(len(cohort.models) for cohort in plan.cohorts)
     if device != "cpu":
         largest = min(_MOST, max(-(-len(models) // num_workers) for models in groups.values()))
+    elif len(plan.cohorts) < num_workers:
+        largest = min(largest, -(-plan.num_models // num_workers))
     size = largest
     for models in groups.values():
         population = population_of(models[0], images)
