@@ -195,7 +195,7 @@ def _page(study: Study, findings: Findings, pictures: dict[str, Path], steps: Se
         ),
         PageSection(
             "Training",
-            "What the validation models showed while the hyper-representations were trained; every training ran to its last step.",
+            "What the validation models showed during training; every training ran to its last step.",
             figures=(
                 PageFigure(pictures["training"], "Models of the validation split, images of the validation split."),
             ),
