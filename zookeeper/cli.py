@@ -136,7 +136,12 @@ def build(
         settled = who.resolve()
         budget = memory_budget(settled.device, settled.num_workers) if limit is None else limit
         made = fit_plan(
-            made, budget=budget, device=settled.device, num_workers=settled.num_workers, strict=limit is not None
+            made,
+            budget=budget,
+            device=settled.device,
+            num_workers=settled.num_workers,
+            num_threads=settled.num_threads,
+            strict=limit is not None,
         )
     root = Path("data/zoos") / wanted.name if out is None else out
     summary = build_zoo(made, root, who, shard=part, memory=limit)

@@ -46,6 +46,14 @@ def no_fsync() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remember measurements in a folder of this run: what a home remembers decides nothing here, and stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def write_spec() -> Callable[..., Path]:
     """Write a spec with sections replaced: ``write_spec(path, base, grid={...})``; return the path."""

@@ -12,6 +12,7 @@ import torch
 
 from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
+from zookeeper.build.lowerings import decide_lowerings
 from zookeeper.build.reference import train_plainly
 from zookeeper.errors import InputError
 from zookeeper.images import ImageSet, Transforms
@@ -150,8 +151,9 @@ class _Trial:
 def check_spec(plan: Plan, *, num_models: int = 4, num_steps: int = 4, device: str = "cpu") -> CheckReport:
     """Train a few models of every kind in a plan in several ways that must agree.
 
-    A kind is an architecture with its activation, optimiser and batch size. If the image files are absent,
-    random images of the same shape stand in, and the report says so.
+    A kind is an architecture with its activation, optimiser and batch size. Convolutions are carried out as a
+    build of the spec would. If the image files are absent, random images of the same shape stand in, and the report
+    says so.
 
     Parameters
     ----------
@@ -174,6 +176,9 @@ def check_spec(plan: Plan, *, num_models: int = 4, num_steps: int = 4, device: s
     checks: list[Check] = []
     for models in _kinds(plan):
         trial = _prepare(models, images, num_models, -(-num_steps // _EPOCHS), torch.device(device))
+        batch_size = models[0].batch_size
+        lowerings = decide_lowerings(trial.population, plan.spec.build.lowering, num_models, batch_size, device)
+        trial = replace(trial, population=trial.population.lowered(lowerings))
         checks.extend(_check_kind(trial))
     return CheckReport(tuple(checks), num_models, -(-num_steps // _EPOCHS) * _EPOCHS, images.name, synthetic, device)
 

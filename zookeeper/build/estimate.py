@@ -12,6 +12,7 @@ import torch
 
 from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
+from zookeeper.build.lowerings import decide_lowerings
 from zookeeper.population import Population, TrainingData, evaluate
 from zookeeper.population.process import prepare_process
 from zookeeper.population.train import CohortTrainer
@@ -88,7 +89,9 @@ def estimate_build(plan: Plan, *, num_workers: int = 1, device: str = "cpu", num
         kind = (model.architecture, model.activation, model.optimizer, model.batch_size)
         if kind not in timings:
             job = CohortJob("", cohort, plan.epochs, image_json(plan.spec), images.fingerprint, "", device)
-            timings[kind] = _time_cohort(population, job, data)
+            wanted, num_models = plan.spec.build.lowering, len(cohort.models)
+            lowerings = decide_lowerings(population, wanted, num_models, model.batch_size, device)
+            timings[kind] = _time_cohort(population.lowered(lowerings), job, data)
         per_step, per_evaluation = timings[kind]
         num_models = len(cohort.models)
         steps = num_epochs * -(-len(data.indices["train"]) // model.batch_size)

@@ -11,10 +11,12 @@ import torch
 
 from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
+from zookeeper.build.lowerings import decide_lowerings, pinned_lowerings
 from zookeeper.build.memory import predict_memory
 from zookeeper.errors import InputError
 from zookeeper.population import Cohort as Factors
 from zookeeper.population import Population
+from zookeeper.population.process import prepare_process
 from zookeeper.spec.grid import ModelConfig
 from zookeeper.spec.plan import SHARED_FACTORS, Cohort, Plan, make_plan
 
@@ -75,7 +77,9 @@ def _reclaimable(group: Path) -> int:
     return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
-def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int = 1, strict: bool = True) -> Plan:
+def fit_plan(
+    plan: Plan, *, budget: int, device: str = "cpu", num_workers: int = 1, num_threads: int = 1, strict: bool = True
+) -> Plan:
     """Return the plan with cohorts whose training fits ``budget`` bytes.
 
     On the CPU, where larger cohorts gain nothing, a plan that fits is left as it is, unless it has fewer cohorts
@@ -83,6 +87,8 @@ def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int =
 
     Parameters
     ----------
+    num_threads
+        Threads of torch in a worker; this process takes as many, for the trials of lowerings are timed as workers run.
     strict
         Refuse a budget that not even one model fits; otherwise cohorts of one model are tried, as a budget
         that was measured may be wrong.
@@ -92,6 +98,7 @@ def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int =
     InputError
         If the images are missing, an architecture does not fit them, or not even one model fits.
     """
+    prepare_process(num_threads)
     images = load_spec_images(image_json(plan.spec))
     counts = {split: images.count(split) for split in images.indices}
     groups: dict[tuple[object, ...], list[ModelConfig]] = {}
@@ -104,8 +111,10 @@ def fit_plan(plan: Plan, *, budget: int, device: str = "cpu", num_workers: int =
         largest = min(largest, -(-plan.num_models // num_workers))
     size = largest
     for models in groups.values():
-        population = population_of(models[0], images)
+        population, batch_size = population_of(models[0], images), models[0].batch_size
         most = min(size, len(models))
+        lowerings = decide_lowerings(population, plan.spec.build.lowering, most, batch_size, device)
+        population = population.lowered(lowerings)
         found = largest_cohort(population, models[:most], counts, budget, device)
         if found == 0 and strict:
             raise InputError(
@@ -124,7 +133,12 @@ def fit_jobs(jobs: tuple[CohortJob, ...], budget: int) -> tuple[CohortJob, ...]:
     for job in jobs:
         images = load_spec_images(job.images)
         counts = {split: images.count(split) for split in images.indices}
-        population = population_of(job.cohort.models[0], images)
+        models = job.cohort.models
+        population, batch_size = population_of(models[0], images), models[0].batch_size
+        lowerings = pinned_lowerings(Path(job.root), population, batch_size)
+        if lowerings is None:
+            lowerings = decide_lowerings(population, job.lowering, len(models), batch_size, job.device)
+        population = population.lowered(lowerings)
         fitted.append(
             replace(job, tile=largest_tile(population, worker.cohort_factors(job), counts, budget, job.device))
         )

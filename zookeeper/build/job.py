@@ -46,6 +46,8 @@ class CohortJob:
         Threads of torch in the worker.
     tile
         Most models in one forward pass; None leaves the choice to the engine.
+    lowering
+        What the spec asks for if the zoo has pinned nothing yet: the name of a lowering, or ``auto``.
     """
 
     root: str
@@ -57,6 +59,7 @@ class CohortJob:
     device: str = "cpu"
     num_threads: int = 1
     tile: int | None = None
+    lowering: str = "auto"
 
 
 @lru_cache(maxsize=4)
@@ -157,6 +160,7 @@ def prepare_zoo(plan: Plan, root: Path, *, device: str = "cpu", num_threads: int
             layout=digests[entry.models[0]],
             device=device,
             num_threads=num_threads,
+            lowering=spec.build.lowering or "auto",
         )
         for name, entry in header.cohorts.items()
     )

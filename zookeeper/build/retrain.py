@@ -14,9 +14,10 @@ import torch
 
 from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, check_images, image_json, load_spec_images, population_of
+from zookeeper.build.lowerings import pinned_lowerings
 from zookeeper.errors import InputError
 from zookeeper.images import ImageSet
-from zookeeper.population import EpochResult, train_cohort
+from zookeeper.population import EpochResult, Population, train_cohort
 from zookeeper.population.process import prepare_process
 from zookeeper.query import suggest
 from zookeeper.spec import ZooSpec
@@ -74,8 +75,8 @@ def retrain_model(
 ) -> Retraining:
     """Train a stored model again alone, up to an epoch, and compare every checkpoint that is stored.
 
-    Weights that were trained in a cohort may differ by rounding, which training amplifies; the untrained
-    ones do not. Nothing is written.
+    Convolutions are carried out as the zoo has pinned. Weights that were trained in a cohort may differ by
+    rounding, which training amplifies; the untrained ones do not. Nothing is written.
 
     Parameters
     ----------
@@ -106,7 +107,9 @@ def retrain_model(
     rows = dict(zip(stored.frame["epoch"].tolist(), stored.weights(), strict=True))
     lines = {int(line["epoch"]): line for line in stored.frame.to_dict("records")}
     compared = []
-    for result in _train(model, images, stored.epochs[-1], device):
+    population = population_of(model, images)
+    population = population.lowered(pinned_lowerings(root, population, model.batch_size) or {})
+    for result in _train(population, model, images, stored.epochs[-1], device):
         if result.epoch in rows:
             again = result.rows[0].to("cpu", torch.float32).numpy()
             properties = worker.epoch_properties(result, {split: images.count(split) for split in images.indices})
@@ -144,8 +147,9 @@ def difference(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     return float(gap.max())
 
 
-def _train(model: ModelConfig, images: ImageSet, last_epoch: int, device: str) -> Iterator[EpochResult]:
-    population = population_of(model, images)
+def _train(
+    population: Population, model: ModelConfig, images: ImageSet, last_epoch: int, device: str
+) -> Iterator[EpochResult]:
     job = CohortJob("", Cohort("alone", (model,)), (0, model.epochs), "", "", "", device)
     rows = torch.from_numpy(worker.initial_rows(population.layout, [model]).astype(np.float32)).to(device)
     data = worker.training_data(images, torch.device(device))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from zookeeper.build.job import CohortJob, load_spec_images, population_of
+from zookeeper.build.lowerings import settle_lowerings
 from zookeeper.build.tiles import with_smaller_tiles
 from zookeeper.errors import BuildError, StoreError
 from zookeeper.images import ImageSet
@@ -86,10 +87,20 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
     last, stored = _resume_point(root, job.cohort.name)
     if last is not None and last.final:
         return Beat(job.cohort.name, len(job.cohort.models), last.last_epoch, float("nan"), 0)
-    population = population_of(job.cohort.models[0], images)
+    models = job.cohort.models
+    population = population_of(models[0], images)
+    population = population.lowered(
+        settle_lowerings(
+            root,
+            population,
+            wanted=job.lowering,
+            num_models=len(models),
+            batch_size=models[0].batch_size,
+            device=job.device,
+        )
+    )
     device = torch.device(job.device)
     if stored is None:
-        models = job.cohort.models
         start = initial_rows(population.layout, models)
         stored = {_ROWS: start.astype(np.float32, copy=False)}
     state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}

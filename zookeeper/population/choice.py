@@ -1,8 +1,8 @@
 """Which lowering of a convolution is fastest here: measured once, remembered, and pinned where wanted.
 
 The answer depends on the shapes, the device, the dtype, the number of threads and the release of torch, so it is
-measured in a short trial (forward and backward of one tile) and kept in a small JSON file per machine. A choice
-changes rounding, never mathematics; a build that is to give the same bits again pins what it chose.
+measured in a short trial (forward and backward of one tile, of fewer images where one pass is long) and kept in a
+small JSON file per machine. A choice changes rounding, never mathematics; a build pins what it chose in its zoo.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from zookeeper.population.convolution import GROUPED, LOWERINGS, convolve, stack
 from zookeeper.population.lower import Population
 
 _ROUNDS = 3
+_LONG_SECONDS = 0.05  # a trial this long is not repeated
+_MARGIN = (
+    0.9  # another lowering must need less than this share of the grouped convolution's time: noise decides nothing
+)
+_PATCH_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class ConvolutionCase:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+    is_first: bool
     dtype: str
     device: str
     num_threads: int
@@ -63,6 +70,7 @@ def convolution_cases(
             padding=tuple(op.options["padding"]),
             dilation=tuple(op.options["dilation"]),
             groups=int(op.options["groups"]),
+            is_first=op.inputs[0] == 0,
             dtype=str(dtype).removeprefix("torch."),
             device=_device_name(device),
             num_threads=torch.get_num_threads() if device.type == "cpu" else 0,
@@ -95,7 +103,7 @@ def choose_lowerings(
 
     Returns
     -------
-    Lowering by layer, for `Population.lowered`.
+    Lowering by layer, for `Population.lowered`: a grouped convolution unless another is faster by a tenth.
 
     Examples
     --------
@@ -118,33 +126,47 @@ def choose_lowerings(
                 for name in _candidates(case)
             }
             known[case.key], is_new = times, True
-        chosen[layer] = min(times, key=times.__getitem__)
+        fastest = min(times, key=times.__getitem__)
+        chosen[layer] = fastest if times[fastest] < _MARGIN * times[GROUPED] else GROUPED
     if is_new and path != Path(os.devnull):
-        _write(path, known)
+        with suppress(OSError):  # a home that cannot be written: measured again next time
+            _write(path, _read(path) | known)
     return chosen
 
 
 def measure_case(case: ConvolutionCase, lowering: str, device: torch.device, dtype: torch.dtype) -> float:
-    """Milliseconds of one forward and backward pass, the smallest of three after a first one that is not counted."""
+    """Milliseconds of one forward and backward pass, the smallest of three after a first one that is not counted.
+
+    Of a case whose patches are large, as many images are taken as need little memory: what is compared takes part
+    in the comparison alike.
+    """
     channels, height, width = case.in_shape
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    images = stack_images(draw(case.num_models, case.num_images, channels, height, width)).requires_grad_()
+    num_images = _trial_images(case, device)
+    images = stack_images(draw(case.num_models, num_images, channels, height, width))
     weight = draw(case.num_models, case.out_channels, channels // case.groups, *case.kernel).requires_grad_()
     bias = draw(case.num_models, case.out_channels).requires_grad_()
     options = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation, "groups": case.groups}
-    times = []
-    for _ in range(1 + _ROUNDS):
+    leaves = (weight, bias) if case.is_first else (images.requires_grad_(), weight, bias)
+    times: list[float] = []
+    while len(times) < 1 + _ROUNDS and (len(times) < 2 or sum(times) < _LONG_SECONDS):
         _wait(device)
         begin = time.perf_counter()
         out = convolve(images, weight, bias, options, shared=False, lowering=lowering)
-        torch.autograd.grad(out.sum(), (images, weight, bias))
+        torch.autograd.grad(out.sum(), leaves)
         _wait(device)
         times.append(time.perf_counter() - begin)
     return 1e3 * min(times[1:])
+
+
+def _trial_images(case: ConvolutionCase, device: torch.device) -> int:
+    channels, height, width = case.in_shape
+    per_image = 4 * case.num_models * channels * height * width * case.kernel[0] * case.kernel[1]
+    return max(1, min(case.num_images, _PATCH_BYTES[device.type] // per_image))
 
 
 def default_cache() -> Path:

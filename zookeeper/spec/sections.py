@@ -346,6 +346,11 @@ class ZooSplit(Fractions):
 
 
 class BuildSection(Section):
-    """How to build; nothing here changes the content of a zoo."""
+    """How to build; nothing here changes the content of a zoo.
+
+    `lowering` is how stacked convolutions are carried out: ``auto`` (the default) measures what is fastest, any
+    other name is taken for all of them. It changes rounding. A zoo keeps the lowerings it was begun with.
+    """
 
     cohort_size: PositiveInt | None = None
+    lowering: Annotated[str, AfterValidator(known("lowering", names.LOWERINGS))] | None = None
