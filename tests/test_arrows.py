@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("zookeeper", "hyperrep")
 
-# Rooms of zookeeper. `zoo` is zoo.py, datasets.py and query.py; `door` is the package's own __init__.
+# Rooms of zookeeper. `zoo` is zoo.py, datasets.py, query.py and compare.py; `door` is the package's own __init__.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "spec": {"errors"},
@@ -53,6 +53,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "h5py": ("zookeeper/store/hdf5.py",),
     "pyarrow": ("zookeeper/store/", "zookeeper/publish/"),
     "yaml": ("zookeeper/spec/document.py",),
+    "triton": ("zookeeper/population/triton_kernels.py",),
 }
 TORCH_FREE = ("zookeeper.spec", "zookeeper.store", "zookeeper", "zookeeper.zoo", "zookeeper.query", "zookeeper.errors")
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}
@@ -142,7 +143,7 @@ def room(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return "door"
-    return "zoo" if parts[0] == "zookeeper" and parts[1] in ("zoo", "datasets", "query") else parts[1]
+    return "zoo" if parts[0] == "zookeeper" and parts[1] in ("zoo", "datasets", "query", "compare") else parts[1]
 
 
 def within(module: str, package: str) -> bool:
@@ -288,6 +289,7 @@ def test_a_wrong_arrow_is_found(importer: str, source: str) -> None:
         ("zookeeper.store.parquet", "import h5py"),
         ("zookeeper.zoo", "def f():\n    import pyarrow.parquet as pq"),
         ("zookeeper.storehouse", "import pyarrow"),
+        ("zookeeper.population.triton_convolution", "def f():\n    import triton.language as tl"),
         ("hyperrep.config", "try:\n    import yaml\nexcept ImportError:\n    pass"),
     ],
 )

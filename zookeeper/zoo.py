@@ -18,6 +18,7 @@ from zookeeper.nets.layout import WeightLayout
 from zookeeper.query import select, suggest
 from zookeeper.store.caches import read_frame
 from zookeeper.store.collection import store_collection
+from zookeeper.store.encoding import PLAIN, Encoding, Floats
 from zookeeper.store.header import ImageShape, ZooHeader, read_header
 from zookeeper.store.reader import RowReader
 from zookeeper.store.records import read_commits
@@ -112,6 +113,11 @@ class Zoo:
             )
         return WeightLayout.from_json(self.header.layouts[digests.pop()])
 
+    @property
+    def layout_digests(self) -> npt.NDArray[np.str_]:
+        """Digest of the layout of every checkpoint, [N]; one value unless the view mixes architectures."""
+        return self._reader.layouts_of(self._rows)
+
     def query(self, expression: str, **values: Any) -> Zoo:
         """Keep the checkpoints for which a condition holds.
 
@@ -163,7 +169,7 @@ class Zoo:
         return len(self._rows)
 
     def weights(self, layers: Sequence[str] | None = None, out: Rows | None = None) -> Rows:
-        """Read the weights of all checkpoints in the view, float32 [N, P].
+        """Read the weights of all checkpoints in the view, float32 [N, P], whatever type they are stored in.
 
         Parameters
         ----------
@@ -197,6 +203,12 @@ class Zoo:
             piece = self._rows[start : start + step]
             self._reader.read(piece, scratch[: len(piece)])
             out[start : start + step] = scratch[: len(piece), columns]
+        return out
+
+    def weights_float64(self) -> npt.NDArray[np.float64]:
+        """Read the weights in double precision, float64 [N, P]: every bit of a zoo that stores float64."""
+        out = np.empty((len(self), self.layout.num_weights), np.float64)
+        self._reader.read(self._rows, out)
         return out
 
     def tensor(self, layers: Sequence[str] | None = None, *, device: str = "cpu") -> torch.Tensor:
@@ -401,13 +413,14 @@ def write_rows(
     name: str | None = None,
     image: ImageShape | None = None,
     provenance: Mapping[str, Any] | None = None,
+    store: Encoding = PLAIN,
 ) -> Zoo:
     """Store rows of weights as a new zoo, complete or not at all, and open it.
 
     Parameters
     ----------
     rows
-        Weights [N, P] of any origin; stored as float32.
+        Weights [N, P] of any origin; taken as float32, or as float64 if that is what ``store`` keeps.
     frame
         N lines of columns. ``model_id`` defaults to a hash of row and row number, ``epoch`` to 0, ``status``
         to ``diverged`` where a weight is not finite. ``architecture`` and ``activation`` are needed by
@@ -418,6 +431,8 @@ def write_rows(
         The images the networks take, such as ``other_zoo.image``.
     provenance
         Where the rows come from, as plain JSON values.
+    store
+        How rows become bytes; default float32 in Parquet.
 
     Raises
     ------
@@ -436,7 +451,8 @@ def write_rows(
     (2, (4, 6))
     >>> folder.cleanup()
     """
-    matrix = np.ascontiguousarray(rows, dtype=np.float32)
+    double = store.dtype == "float64"
+    matrix: Floats = np.ascontiguousarray(rows, np.float64) if double else np.ascontiguousarray(rows, np.float32)
     if matrix.ndim != 2 or matrix.shape[1] != layout.num_weights:
         raise InputError(f"rows: expected an array [N, {layout.num_weights}], got {list(matrix.shape)}.")
     table = pd.DataFrame({} if frame is None else frame).reset_index(drop=True)
@@ -454,10 +470,11 @@ def write_rows(
         image=image,
         kind=kind,
         provenance=dict(provenance or {}),
+        store=store,
     )
     store_collection(root, header, matrix, table, layout.digest)
     return open(root)
 
 
-def _row_id(number: int, row: Rows) -> str:
+def _row_id(number: int, row: npt.NDArray[Any]) -> str:
     return hashlib.sha256(number.to_bytes(8, "little") + row.tobytes()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from zookeeper.store.encoding import PLAIN, Encoding
 from zookeeper.store.header import CohortEntry, ImageShape, ZooHeader, create_zoo
 from zookeeper.store.writer import Block, commit_block
 
@@ -21,6 +22,7 @@ class Toy:
     num_models: int = 3
     num_epochs: int = 6
     num_weights: int = 7
+    encoding: Encoding = PLAIN
 
     @property
     def header(self) -> ZooHeader:
@@ -30,7 +32,8 @@ class Toy:
             )
             for name in ("b", "a")
         }
-        return ZooHeader("toy", cohorts, {"lay": LAYOUT}, ImageShape("none", 1, 2, 2, 2), {"grid": {"lr": [0.1, 0.2]}})
+        image, spec = ImageShape("none", 1, 2, 2, 2), {"grid": {"lr": [0.1, 0.2]}}
+        return ZooHeader("toy", cohorts, {"lay": LAYOUT}, image, spec, store=self.encoding)
 
     def rows(self, cohort: str, epochs: tuple[int, ...]) -> np.ndarray:
         seeds = [
@@ -66,6 +69,12 @@ class Toy:
         return self.rows(cohort, (epoch,))[model, 0]
 
 
+@pytest.fixture(params=["parquet", "hdf5"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def make_toy(tmp_path: Path) -> Callable[..., Toy]:
-    return lambda name="zoo", **sizes: Toy(tmp_path / name, **sizes).create()
+def make_toy(tmp_path: Path, backend: str) -> Callable[..., Toy]:
+    encoding = Encoding(backend)
+    return lambda name="zoo", **options: Toy(tmp_path / name, **{"encoding": encoding, **options}).create()

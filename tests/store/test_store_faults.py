@@ -63,7 +63,7 @@ sys.path[:0] = [sys.argv[1]]
 from conftest import Toy
 from test_store_faults import FaultyOs
 from zookeeper.store import files
-from zookeeper.store import lock as lock_module
+from zookeeper.store.encoding import Encoding
 from zookeeper.store.writer import commit_block
 
 # a fresh process per step, forked before any thread exists
@@ -73,7 +73,7 @@ for half in (False, True):
         step += 1
         child = os.fork()
         if child == 0:
-            toy = Toy(Path(sys.argv[2]) / f"{step}-{half}").create()
+            toy = Toy(Path(sys.argv[2]) / f"{step}-{half}", encoding=Encoding(sys.argv[3])).create()
             commit_block(toy.root, toy.block("a", (0, 1)))
             files.os = FaultyOs(step, lambda: os.kill(os.getpid(), signal.SIGKILL), half=half)
             commit_block(toy.root, toy.block("a", (2, 3)))
@@ -111,10 +111,10 @@ def finish_toy(toy: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-def test_kill_at_every_step_of_a_commit_loses_nothing(make_toy: MakeToy, tmp_path: Path) -> None:
+def test_kill_at_every_step_of_a_commit_loses_nothing(make_toy: MakeToy, tmp_path: Path, backend: str) -> None:
     toy_type = type(make_toy("model"))
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLER, str(HERE), str(folder)]
+    command = [sys.executable, "-c", KILLER, str(HERE), str(folder), backend]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     num_steps, num_writes = map(int, done.stdout.split())
     assert num_steps >= 4 * 5  # four files of open, write, fsync, rename or link, directory fsync

@@ -16,6 +16,7 @@ from zookeeper.spec import ImageSpec, ZooSpec
 from zookeeper.spec.grid import ModelConfig
 from zookeeper.spec.identity import canonical_json, difference, image_identity
 from zookeeper.spec.plan import Cohort, Plan
+from zookeeper.store.encoding import PLAIN, Encoding
 from zookeeper.store.header import HEADER, CohortEntry, ImageShape, ZooHeader, create_zoo, read_header
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def _header(plan: Plan, images: ImageSet, layouts: Mapping[str, Mapping[str, Any
         layouts=layouts,
         image=ImageShape(images.name, channels, height, width, images.num_classes, details),
         spec=json.loads(plan.spec.to_json()),
+        store=PLAIN if plan.spec.store is None else Encoding(**plan.spec.store.model_dump()),
     )
 
 

@@ -26,6 +26,7 @@ from zookeeper.spec.sections import (
     TrainingSection,
     ZooSplit,
 )
+from zookeeper.spec.storage import StoreSection
 
 HUGE_NUM_MODELS: Final = 20_000
 MAX_NUM_MODELS: Final = 1_000_000
@@ -54,6 +55,7 @@ class ZooSpec(Section):
     checkpoints: CheckpointSection = CheckpointSection(every=1)
     split: ZooSplit = ZooSplit(train=1.0)
     build: BuildSection = BuildSection()
+    store: StoreSection | None = None
 
     @model_validator(mode="after")
     def _check_relations(self) -> ZooSpec:
@@ -92,7 +94,7 @@ class ZooSpec(Section):
     def digest(self) -> str:
         """SHA-256 (hex) of all that may change the content of the zoo.
 
-        It leaves out `build`, `images.root`, `images.download`, the order of axes and values, and the
+        It leaves out `build`, `store`, `images.root`, `images.download`, the order of axes and values, and the
         way in which axes and checkpoints are written: ``{range: [0, 3]}`` equals ``[0, 1, 2]``.
         """
         return content_digest(self)

@@ -24,6 +24,7 @@ from zookeeper.store.records import CommitRecord, commits_digest, read_commits
 from zookeeper.store.table import to_frame
 
 CACHES = "caches.json"
+CACHES_FORMAT = "zookeeper.caches"
 CHECKPOINTS = "checkpoints.parquet"
 MODELS = "models.parquet"
 _ROW = "_row"
@@ -52,6 +53,8 @@ def finalise(root: Path) -> None:
     }
     encoded = {name: encode_table(content) for name, content in contents.items()}
     stamp = {
+        "format": CACHES_FORMAT,
+        "format_version": 1,
         "commits": digest,
         "files": {name: {"size": len(data), "xxh3": hash_bytes(data)} for name, data in encoded.items()},
     }
@@ -93,7 +96,7 @@ def read_cache(root: Path, records: tuple[CommitRecord, ...]) -> tuple[pa.Table,
         entry = stamp["files"][CHECKPOINTS]
         intact = len(data) == entry["size"] and hash_bytes(data) == entry["xxh3"]
         digest = commits_digest(records)
-        if not intact or stamp["commits"] != digest:
+        if not intact or stamp["commits"] != digest or stamp.get("format_version", 1) != 1:
             return None
         table = decode_table(data, CHECKPOINTS)
     except (OSError, ValueError, KeyError, TypeError, StoreError):

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from zookeeper.errors import InputError, StoreError
 from zookeeper.store.caches import finalise
+from zookeeper.store.encoding import Floats
 from zookeeper.store.files import TEMPORARY, sync_directory
 from zookeeper.store.header import CohortEntry, ZooHeader, create_zoo
 from zookeeper.store.writer import commit_rows
@@ -26,7 +25,7 @@ _SHARD_BYTES = 1 << 28
 def store_collection(
     path: Path,
     header: ZooHeader,
-    rows: npt.NDArray[np.float32],
+    rows: Floats,
     frame: pd.DataFrame,
     layout: str,
 ) -> None:
@@ -52,7 +51,7 @@ def store_collection(
             f"{path}: model {repeated['model_id']!r} at epoch {repeated['epoch']} is given twice; "
             "expected unique pairs."
         )
-    per_shard = max(1, _SHARD_BYTES // (4 * rows.shape[1]))
+    per_shard = max(1, _SHARD_BYTES // (header.store.itemsize * rows.shape[1]))
     pieces = {
         f"rows-{number:05d}": slice(start, min(start + per_shard, len(rows)))
         for number, start in enumerate(range(0, len(rows), per_shard))
@@ -75,6 +74,7 @@ def store_collection(
                 trajectory=piece.stop - piece.start,
                 state=None,
                 final=True,
+                encoding=header.store,
             )
         finalise(temporary)
         os.replace(temporary, path)

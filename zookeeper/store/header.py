@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from zookeeper.errors import InputError, StoreError
-from zookeeper.store.files import TEMPORARY, create_durable, sync_directory
+from zookeeper.store.encoding import PLAIN, Encoding
+from zookeeper.store.files import TEMPORARY, create_durable, hash_bytes, sync_directory
 
 FORMAT = "zookeeper.zoo"
 FORMAT_VERSION = 1
@@ -83,7 +84,7 @@ class ZooHeader:
 
     ``layouts`` maps layout digests to layouts in plain JSON, ``spec`` is the specification (or None for
     rows that no specification describes), ``kind`` is ``trained`` or ``sampled`` or a word of the writer,
-    ``provenance`` is free JSON.
+    ``provenance`` is free JSON, ``store`` how shards are written from now on.
     """
 
     name: str
@@ -95,6 +96,7 @@ class ZooHeader:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
+    store: Encoding = PLAIN
 
     def __post_init__(self) -> None:
         for name in self.cohorts:
@@ -123,6 +125,7 @@ class ZooHeader:
                 name: {"models": list(cohort.models), "epochs": list(cohort.epochs)}
                 for name, cohort in self.cohorts.items()
             },
+            **({} if self.store == PLAIN else {"store": self.store.to_json()}),
         }
 
     @cached_property
@@ -132,7 +135,7 @@ class ZooHeader:
 
     def to_json(self) -> dict[str, Any]:
         """The document stored in ``zoo.json``."""
-        return {
+        value = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             **self.content(),
@@ -141,6 +144,7 @@ class ZooHeader:
             "packages": dict(self.packages),
             "digest": self.digest,
         }
+        return {**value, "check": hash_bytes(canonical_json(value))}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str) -> ZooHeader:
@@ -164,6 +168,7 @@ class ZooHeader:
                 provenance=dict(value["provenance"]),
                 created=str(value["created"]),
                 packages=dict(value["packages"]),
+                store=Encoding.from_json(value["store"]) if "store" in value else PLAIN,
             )
         except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
             raise StoreError(f"{where}: damaged header ({error!r}). Restore it from a copy.") from error
@@ -171,6 +176,11 @@ class ZooHeader:
             raise StoreError(
                 f"{where}: damaged header; expected digest {value.get('digest')}, got {header.digest}. "
                 "Restore it from a copy."
+            )
+        check = hash_bytes(canonical_json({key: entry for key, entry in value.items() if key != "check"}))
+        if value.get("check", check) != check:  # headers written before there was a check have none
+            raise StoreError(
+                f"{where}: damaged header; expected check {value['check']}, got {check}. Restore it from a copy."
             )
         return header
 

@@ -1,16 +1,16 @@
-"""Shards: ordinary Parquet files whose float blocks lie at known byte offsets.
+"""Parquet: shards whose float blocks lie at known byte offsets, and small tables of metadata.
 
-A non-nullable fixed-size list of non-null float32, uncompressed and without a dictionary, with one data
-page per row group, ends in the plain little-endian floats of its rows. Their offset follows from the
+A non-nullable fixed-size list of non-null elements, uncompressed and without a dictionary, with one data
+page per row group, ends in the plain little-endian elements of its rows. Their offset follows from the
 file's own metadata; it is compared with the rows byte for byte before a shard is written, so a reader may
-copy whole rows out of the file without decoding. If anything is unexpected, a shard gets no spans and is
-decoded by pyarrow.
+copy whole rows out of the file without decoding. If anything is unexpected, and with compression, a shard
+gets no spans and is decoded by pyarrow, row group by row group, page checksums verified.
 """
 
 from __future__ import annotations
 
 import io
-import math
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,46 +21,100 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zookeeper.errors import StoreError
+from zookeeper.store.encoding import PLAIN, Encoding, Stored
 from zookeeper.store.records import Spans
 from zookeeper.store.table import WEIGHTS
 
-_MAX_GROUPS = 1024  # a footer costs about 800 bytes per row group
-_MAX_GROUP_BYTES = 1 << 29  # one data page must stay below data_page_size
+SHARD_FORMAT = "zookeeper.shard"
+SHARD_VERSION = 1
 _PAGE_BYTES = 1 << 30
+_ELEMENT = f"{WEIGHTS}.list.element"
+_ARROW = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.binary(2), "float64": pa.float64()}
+_FAILURES = (pa.ArrowException, OSError, KeyError, AttributeError, ValueError, TypeError)
 
 
-def rows_per_group(num_rows: int, trajectory: int, num_weights: int) -> int:
-    """Rows of one row group: one trajectory, several of them in very long shards, parts of a huge one.
-
-    >>> rows_per_group(600, 10, 2000), rows_per_group(40_000, 10, 100), rows_per_group(10, 10, 40_000_000)
-    (10, 40, 3)
-    """
-    trajectories = math.ceil(math.ceil(num_rows / trajectory) / _MAX_GROUPS)
-    largest = max(1, _MAX_GROUP_BYTES // (4 * num_weights))
-    return max(1, min(trajectory * trajectories, largest))
-
-
-def encode_shard(rows: npt.NDArray[np.float32], table: pa.Table, *, group: int) -> tuple[memoryview, Spans | None]:
-    """Encode ``rows`` [N, P] beside their table, ``group`` rows per row group; say where the weights lie."""
+def encode_shard(
+    rows: Stored, table: pa.Table, *, group: int, encoding: Encoding = PLAIN, layout: str = ""
+) -> tuple[memoryview, Spans | None]:
+    """Encode stored elements [N, P] beside their table, ``group`` rows per row group; say where they lie."""
     num_weights = rows.shape[1]
-    element = pa.field("element", pa.float32(), nullable=False)
+    element = pa.field("element", _ARROW[encoding.dtype], nullable=False)
     field = pa.field(WEIGHTS, pa.list_(element, num_weights), nullable=False)
-    flat = pa.array(np.ascontiguousarray(rows).reshape(-1))
-    weights = pa.FixedSizeListArray.from_arrays(flat, type=field.type)
+    flat = np.ascontiguousarray(rows, encoding.stored).reshape(-1)
+    values = pa.Array.from_buffers(element.type, flat.size, [None, pa.py_buffer(flat)])
+    weights = pa.FixedSizeListArray.from_arrays(values, type=field.type)
     sink = io.BytesIO()
     names = table.column_names
+    compressed = encoding.compression != "none"
+    about = {"format": SHARD_FORMAT, "format_version": SHARD_VERSION, "dtype": encoding.dtype, "layout": layout}
     pq.write_table(
-        table.append_column(field, weights),
+        table.append_column(field, weights).replace_schema_metadata({SHARD_FORMAT: json.dumps(about)}),
         sink,
-        compression="none",
+        compression=encoding.compression,
+        compression_level=1 if compressed else None,
         use_dictionary=[name for name in names if pa.types.is_string(table.schema.field(name).type)],
+        use_byte_stream_split=[_ELEMENT] if compressed else False,
         write_statistics=names,
         data_page_size=_PAGE_BYTES,
         write_page_checksum=True,
         row_group_size=group,
     )
     data = sink.getbuffer()
-    return data, _find_spans(data, rows)
+    return data, None if compressed else _find_spans(data, flat.reshape(rows.shape))
+
+
+class ParquetShard:
+    """An open Parquet shard, decoded one row group at a time; every page is checked against its checksum.
+
+    Raises
+    ------
+    StoreError
+        If the file is damaged, is a shard of an unknown version, or has another width or type of weights.
+    """
+
+    def __init__(self, path: Path, num_weights: int, dtype: str = "float32") -> None:
+        self._path, self._num_weights, self._dtype = path, num_weights, dtype
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            metadata = self._file.metadata
+            self.group_rows = tuple(metadata.row_group(n).num_rows for n in range(metadata.num_row_groups))
+            about = json.loads((self._file.schema_arrow.metadata or {}).get(SHARD_FORMAT.encode(), b"{}"))
+            self.layout = str(about.get("layout", ""))
+            version = about.get("format_version", 1)
+        except _FAILURES as error:
+            raise self._damaged(error) from error
+        if version != SHARD_VERSION:
+            raise StoreError(f"{path}: unknown version {version!r} of a shard; expected 1. Install a newer release.")
+
+    def read_group(self, number: int) -> Stored:
+        """Decode one row group: stored elements [n, P]."""
+        try:
+            column = self._file.read_row_group(number, columns=[WEIGHTS], use_threads=False).column(WEIGHTS)
+        except _FAILURES as error:
+            raise self._damaged(error) from error
+        kind = column.type
+        wanted = pa.list_(pa.field("element", _ARROW[self._dtype], nullable=False), self._num_weights)
+        if kind != wanted:
+            raise StoreError(f"{self._path}: expected rows of {self._num_weights} {self._dtype} weights, got {kind}.")
+        values = column.combine_chunks().flatten()
+        stored = np.dtype(Encoding(dtype=self._dtype).stored)
+        flat = np.frombuffer(values.buffers()[1], stored, len(values), values.offset * stored.itemsize)
+        return flat.reshape(-1, self._num_weights)
+
+    def read_table(self) -> pa.Table:
+        """Read the shard's own table, without the weights."""
+        try:
+            names = [name for name in self._file.schema_arrow.names if name != WEIGHTS]
+            return self._file.read(columns=names).replace_schema_metadata(None)
+        except _FAILURES as error:
+            raise self._damaged(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _damaged(self, error: Exception) -> StoreError:
+        return StoreError(f"{self._path}: cannot be decoded ({error}). Restore it from a copy.")
 
 
 def encode_table(table: pa.Table) -> bytes:
@@ -78,41 +132,22 @@ def decode_table(data: bytes, where: str) -> pa.Table:
         raise StoreError(f"{where}: cannot be decoded ({error}). Restore it from a copy.") from error
 
 
-def decode_weights(path: Path, num_weights: int) -> npt.NDArray[np.float32]:
-    """Decode all weights [N, P] of a shard through pyarrow: slower than spans, and always possible.
-
-    Raises
-    ------
-    StoreError
-        If the file is damaged or has another width.
-    """
-    try:
-        column = pq.read_table(path, columns=[WEIGHTS], page_checksum_verification=True).column(WEIGHTS)
-        if column.type.list_size != num_weights:
-            raise StoreError(f"{path}: expected {num_weights} weights per row, got {column.type.list_size}.")
-        chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
-        raise StoreError(f"{path}: cannot be decoded ({error}). Restore it from a copy.") from error
-    parts = [np.asarray(chunk, dtype=np.float32).reshape(-1, num_weights) for chunk in chunks]
-    return np.concatenate(parts) if parts else np.empty((0, num_weights), np.float32)
-
-
-def _find_spans(data: memoryview, rows: npt.NDArray[np.float32]) -> Spans | None:
+def _find_spans(data: memoryview, rows: Stored) -> Spans | None:
     if sys.byteorder != "little":
         return None
-    width = rows.shape[1]
+    row_bytes = rows.shape[1] * rows.itemsize
     metadata = pq.ParquetFile(pa.BufferReader(data)).metadata
     stored = np.frombuffer(data, np.uint8)
-    given = np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+    given: npt.NDArray[np.uint8] = rows.reshape(-1).view(np.uint8)
     offsets: list[int] = []
     counts: list[int] = []
     start = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         chunk = group.column(group.num_columns - 1)
-        size = group.num_rows * width * 4
+        size = group.num_rows * row_bytes
         offset = chunk.data_page_offset + chunk.total_compressed_size - size
-        if not _is_plain(chunk, group.num_rows * width):
+        if not _is_plain(chunk, group.num_rows * rows.shape[1]):
             return None
         if offset < 0 or not np.array_equal(stored[offset : offset + size], given[start : start + size]):
             return None

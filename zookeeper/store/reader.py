@@ -1,14 +1,16 @@
 """Weights by row number: whole rows copied out of the shards into one preallocated array.
 
 Rows are addressed by their stored number: the position in the sequence of all committed blocks, ordered
-by (cohort, first epoch), and of the rows in each. Runs of rows that lie together are read with one
-positioned read straight into the destination: no decoding, no second copy, no mapping that could fault if
-a file shrinks. A shard is checked against its size and hash when a process first touches it.
+by (cohort, first epoch), and of the rows in each. Where float32 rows lie plain in a file, runs of rows that
+lie together are read with one positioned read straight into the destination: no decoding, no second copy,
+no mapping that could fault if a file shrinks. Other rows are decoded group by group, or converted. A shard
+is checked against its size and hash when a process first touches it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -18,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from zookeeper.errors import InputError, StoreError
+from zookeeper.store.encoding import Floats
 from zookeeper.store.files import hash_file
-from zookeeper.store.parquet import decode_weights
-from zookeeper.store.records import CommitRecord, Spans, StoredFile
+from zookeeper.store.records import CommitRecord, StoredFile
+from zookeeper.store.shards import RowDecoder, SpanDecoder, read_exactly, spread_spans
 
 _MAX_OPEN = 256
+_MAX_DECODERS = 16
 _verified: set[tuple[str, str, int, int, int]] = set()
 
 
@@ -35,7 +39,7 @@ class RowReader:
         self._starts = np.cumsum([0, *(record.num_rows for record in records)], dtype=np.int64)
         self._offsets: npt.NDArray[np.int64] | None = None
         self._open: OrderedDict[int, int] = OrderedDict()
-        self._decoded: dict[int, npt.NDArray[np.float32]] = {}
+        self._decoders: OrderedDict[int, RowDecoder | SpanDecoder] = OrderedDict()
         self._lock = threading.RLock()
 
     @property
@@ -48,8 +52,13 @@ class RowReader:
         shards = np.unique(np.searchsorted(self._starts, rows, side="right") - 1)
         return tuple(self._records[int(shard)] for shard in shards)
 
-    def read(self, rows: npt.NDArray[np.int64], out: npt.NDArray[np.float32]) -> None:
-        """Copy rows [N] by stored number into ``out`` [N, P], in the order given.
+    def layouts_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
+        """Digest of the layout of each row."""
+        digests = np.array([record.layout for record in self._records], dtype=np.str_)
+        return digests[np.searchsorted(self._starts, rows, side="right") - 1]
+
+    def read(self, rows: npt.NDArray[np.int64], out: Floats) -> None:
+        """Copy rows [N] by stored number into ``out`` [N, P], in the order given, as the type of ``out``.
 
         Raises
         ------
@@ -69,19 +78,21 @@ class RowReader:
                     f"{self._root}: rows of different widths; expected {out.shape[1]} weights, got "
                     f"{record.num_weights}. Query one architecture at a time."
                 )
-        offsets = self._row_offsets()[rows]
+        offsets = self._row_offsets()[rows] if out.dtype == np.float32 else np.full(len(rows), -1, np.int64)
         with self._lock:
-            self._copy_runs(shards, offsets, out)
+            if (offsets >= 0).any():
+                self._copy_runs(shards, offsets, out)
             for shard in np.unique(shards[offsets < 0]).tolist():
                 here = np.flatnonzero((shards == shard) & (offsets < 0))
-                out[here] = self._decode(shard)[rows[here] - self._starts[shard]]
+                self._decoder(shard).read(rows[here] - self._starts[shard], out, here)
 
     def close(self) -> None:
         """Close open files; reading opens them again."""
         with self._lock:
             while self._open:
                 os.close(self._open.popitem()[1])
-            self._decoded.clear()
+            while self._decoders:
+                self._decoders.popitem()[1].close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self._root, "records": self._records}
@@ -97,7 +108,7 @@ class RowReader:
         self,
         shards: npt.NDArray[np.int64],
         offsets: npt.NDArray[np.int64],
-        out: npt.NDArray[np.float32],
+        out: Floats,
     ) -> None:
         row_bytes = 4 * out.shape[1]
         follows = (np.diff(offsets) == row_bytes) & (np.diff(shards) == 0)
@@ -110,16 +121,7 @@ class RowReader:
                 self._copy(shard, offset, target[row_bytes * start : row_bytes * stop])
 
     def _copy(self, shard: int, offset: int, target: memoryview) -> None:
-        descriptor = self._descriptor(shard)
-        done = 0
-        while done < len(target):
-            count = os.preadv(descriptor, [target[done:]], offset + done)
-            if count == 0:
-                raise StoreError(
-                    f"{self._root / self._records[shard].shard.file}: ends at byte {offset + done}; the file was "
-                    "cut while it was open. Restore it from a copy."
-                )
-            done += count
+        read_exactly(self._descriptor(shard), offset, target, self._root / self._records[shard].shard.file)
 
     def _descriptor(self, shard: int) -> int:
         descriptor = self._open.get(shard)
@@ -133,20 +135,24 @@ class RowReader:
             self._open.move_to_end(shard)
         return descriptor
 
-    def _decode(self, shard: int) -> npt.NDArray[np.float32]:
-        if shard not in self._decoded:
-            record = self._records[shard]
-            path = check_file(self._root, record.shard)
-            decoded = decode_weights(path, record.num_weights)
-            if len(decoded) != record.num_rows:
-                raise StoreError(f"{path}: expected {record.num_rows} rows, got {len(decoded)}.")
-            self._decoded = {shard: decoded}  # one at a time: a decoded shard may be large
-        return self._decoded[shard]
+    def _decoder(self, shard: int) -> RowDecoder | SpanDecoder:
+        decoder = self._decoders.get(shard)
+        if decoder is not None and decoder.usable:
+            self._decoders.move_to_end(shard)
+            return decoder
+        record = self._records[shard]
+        path = check_file(self._root, record.shard)
+        offsets = _span_offsets(record)
+        decoder = RowDecoder(path, record) if offsets is None else SpanDecoder(path, record, offsets)
+        self._decoders[shard] = decoder
+        if len(self._decoders) > _MAX_DECODERS:
+            self._decoders.popitem(last=False)[1].close()
+        return decoder
 
     def _row_offsets(self) -> npt.NDArray[np.int64]:
         """Byte offset of every stored row in its shard; -1 where a shard must be decoded."""
         if self._offsets is None:
-            parts = [_spread(record) for record in self._records]
+            parts = [_float_offsets(record) for record in self._records]
             self._offsets = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return self._offsets
 
@@ -179,22 +185,23 @@ def check_file(root: Path, file: StoredFile) -> Path:
     return path
 
 
-def _spread(record: CommitRecord) -> npt.NDArray[np.int64]:
-    spans = record.spans
-    if spans is None or not hasattr(os, "preadv") or not _plausible(spans, record):
-        return np.full(record.num_rows, -1, np.int64)
-    counts = np.array(spans.rows, np.int64)
-    first_row = np.cumsum(counts) - counts
-    within = np.arange(record.num_rows, dtype=np.int64) - np.repeat(first_row, counts)
-    return np.repeat(np.array(spans.offsets, np.int64), counts) + within * (4 * record.num_weights)
+def _float_offsets(record: CommitRecord) -> npt.NDArray[np.int64]:
+    """Byte offset of every row that is plain float32, or -1."""
+    offsets = _span_offsets(record) if record.encoding.dtype == "float32" else None
+    return np.full(record.num_rows, -1, np.int64) if offsets is None else offsets
 
 
-def _plausible(spans: Spans, record: CommitRecord) -> bool:
-    ends = [o + 4 * record.num_weights * n for o, n in zip(spans.offsets, spans.rows, strict=False)]
-    return (
+def _span_offsets(record: CommitRecord) -> npt.NDArray[np.int64] | None:
+    """Byte offset of every row of a shard, if its record says where they lie and it can be so."""
+    spans, row_bytes = record.spans, record.encoding.itemsize * record.num_weights
+    if spans is None or sys.byteorder != "little" or not hasattr(os, "preadv"):
+        return None
+    ends = [offset + row_bytes * count for offset, count in zip(spans.offsets, spans.rows, strict=False)]
+    plausible = (
         len(spans.offsets) == len(spans.rows)
         and sum(spans.rows) == record.num_rows
         and all(count > 0 for count in spans.rows)
         and all(offset >= 0 for offset in spans.offsets)
         and max(ends, default=0) <= record.shard.size
     )
+    return spread_spans(spans, row_bytes) if plausible else None

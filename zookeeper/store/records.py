@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zookeeper.errors import StoreError
+from zookeeper.errors import InputError, StoreError
+from zookeeper.store.encoding import PLAIN, Encoding
 from zookeeper.store.files import TEMPORARY, hash_bytes
 from zookeeper.store.header import canonical_json, read_header
 
 COMMITS = "commits"
 RECORD_FORMAT = "zookeeper.commit"
-RECORD_VERSION = 1
+RECORD_VERSIONS = (1, 2)  # 2 names the encoding of the shard; 1 is plain float32 in Parquet
 _FILE_NAME = re.compile(r"(shards|meta|state)/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -58,8 +59,9 @@ class CommitRecord:
     """One committed block: rows of one cohort at consecutive checkpoint epochs.
 
     Rows lie model by model, then by epoch. ``weights_xxh3`` hashes the weights alone, so that two runs
-    can be compared although their wall times differ. ``state`` is the training state after
-    ``last_epoch``; its file exists only while this is the cohort's newest record.
+    can be compared although their wall times differ; it is taken of the stored elements.
+    ``state`` is the training state after ``last_epoch``; its file exists only while this is the cohort's
+    newest record. ``encoding`` says how the rows became bytes.
     """
 
     cohort: str
@@ -74,6 +76,7 @@ class CommitRecord:
     state: StoredFile | None
     spans: Spans | None
     final: bool
+    encoding: Encoding = PLAIN
 
     @property
     def key(self) -> tuple[str, int]:
@@ -87,9 +90,10 @@ class CommitRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record's document without its check sum."""
+        plain = self.encoding == PLAIN
         return {
             "format": RECORD_FORMAT,
-            "format_version": RECORD_VERSION,
+            "format_version": 1 if plain else 2,
             "cohort": self.cohort,
             "first_epoch": self.first_epoch,
             "last_epoch": self.last_epoch,
@@ -102,6 +106,7 @@ class CommitRecord:
             "state": None if self.state is None else self.state.to_json(),
             "spans": None if self.spans is None else {"offset": self.spans.offsets, "rows": self.spans.rows},
             "final": self.final,
+            **({} if plain else {"encoding": self.encoding.to_json()}),
         }
 
     def to_bytes(self) -> bytes:
@@ -115,9 +120,9 @@ class CommitRecord:
         try:
             value = json.loads(data)
             check = value.pop("check")
-            if value["format"] != RECORD_FORMAT or value["format_version"] != RECORD_VERSION:
+            if value["format"] != RECORD_FORMAT or value["format_version"] not in RECORD_VERSIONS:
                 raise StoreError(
-                    f"{where}: unknown record; expected {RECORD_FORMAT} version {RECORD_VERSION}, got "
+                    f"{where}: unknown record; expected {RECORD_FORMAT} version 1 or 2, got "
                     f"{value['format']!r} version {value['format_version']!r}. Install a newer release."
                 )
             if check != hash_bytes(canonical_json(value)):
@@ -136,8 +141,9 @@ class CommitRecord:
                 state=None if value["state"] is None else StoredFile.from_json(value["state"]),
                 spans=None if spans is None else Spans(tuple(spans["offset"]), tuple(spans["rows"])),
                 final=bool(value["final"]),
+                encoding=PLAIN if value["format_version"] == 1 else Encoding.from_json(value["encoding"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise StoreError(
                 f"{where}: damaged commit record ({error}). Restore it from a copy; removing it drops the "
                 "block from the zoo."

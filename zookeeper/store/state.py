@@ -14,6 +14,7 @@ from zookeeper.errors import InputError, StoreError
 from zookeeper.store.files import hash_bytes
 from zookeeper.store.records import CommitRecord
 
+STATE_VERSION = {"zookeeper.state": "1"}  # one key: the order of several is not fixed, and equal states hash equally
 State = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -34,7 +35,7 @@ def encode_state(state: State) -> bytes:
             raise InputError(f"training state {name!r}: expected a NumPy array of numbers, got {type(array)}.")
     # ascontiguousarray would turn a scalar into a vector
     plain = {name: np.array(array, order="C", copy=None) for name, array in state.items()}
-    return bytes(save(plain))
+    return bytes(save(plain, metadata=STATE_VERSION))
 
 
 def decode_state(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from zookeeper.errors import InputError, StoreError
+from zookeeper.store.encoding import Floats
 
 WEIGHTS = "weights"
 IDENTITY = ("model_id", "epoch")
@@ -40,7 +40,7 @@ def factor_names(columns: Iterable[str]) -> tuple[str, ...]:
 
 def make_table(
     columns: Mapping[str, Any] | pd.DataFrame,
-    rows: npt.NDArray[np.float32],
+    rows: Floats,
     *,
     cohort: str,
 ) -> pa.Table:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from zookeeper.errors import InputError, StoreError
+from zookeeper.store.encoding import PLAIN, Encoding, Floats, encode_floats
 from zookeeper.store.files import create_durable, hash_bytes, remove_if_present, write_durable
-from zookeeper.store.header import CohortEntry, read_header
-from zookeeper.store.parquet import encode_shard, encode_table, rows_per_group
+from zookeeper.store.header import CohortEntry, ZooHeader, read_header
+from zookeeper.store.parquet import encode_table
 from zookeeper.store.records import (
     COMMITS,
     CommitRecord,
@@ -29,6 +30,7 @@ from zookeeper.store.records import (
     read_record,
     record_name,
 )
+from zookeeper.store.shards import encode_shard, rows_per_group
 from zookeeper.store.state import State, encode_state
 from zookeeper.store.table import make_table
 
@@ -88,7 +90,7 @@ def commit_block(root: Path, block: Block) -> CommitRecord:
     StoreError
         If writing fails (a full disk, say); nothing of the block becomes visible.
     """
-    cohort = _check_block(root, block)
+    header, cohort = _check_block(root, block)
     num_models, num_epochs, num_weights = block.rows.shape
     matrix = np.ascontiguousarray(block.rows).reshape(num_models * num_epochs, num_weights)
     columns = {str(name): values for name, values in block.table.items()}
@@ -111,6 +113,7 @@ def commit_block(root: Path, block: Block) -> CommitRecord:
         trajectory=num_epochs,
         state=None if final else block.state,
         final=final,
+        encoding=header.store,
     )
 
 
@@ -120,22 +123,25 @@ def commit_rows(
     cohort: str,
     first_epoch: int,
     last_epoch: int,
-    rows: npt.NDArray[np.float32],
+    rows: Floats,
     table: Mapping[str, Any] | pd.DataFrame,
     layout: str,
     trajectory: int,
     state: State | None,
     final: bool,
+    encoding: Encoding = PLAIN,
 ) -> CommitRecord:
     """Commit rows [N, P] under an identity without looking at the header; `commit_block` checks first.
 
-    ``trajectory`` is the number of rows that are read together (one row group).
+    ``trajectory`` is the number of rows that are read together (one row group or chunk). ``encoding`` says
+    how rows become bytes: by default float32 in Parquet, uncompressed.
     """
     meta_table = make_table(table, rows, cohort=cohort)
     group = rows_per_group(len(rows), trajectory, rows.shape[1])
-    shard_bytes, spans = encode_shard(rows, meta_table, group=group)
+    stored_rows = encode_floats(rows, encoding.dtype)
+    shard_bytes, spans = encode_shard(stored_rows, meta_table, group=group, encoding=encoding, layout=layout)
     stem = f"{cohort}.{first_epoch:06d}"
-    shard = _stored(f"shards/{stem}-{{}}.parquet", shard_bytes)
+    shard = _stored(f"shards/{stem}-{{}}.{encoding.suffix}", shard_bytes)
     meta_bytes = encode_table(meta_table)
     meta = _stored(f"meta/{stem}-{{}}.parquet", meta_bytes)
     pending: list[tuple[StoredFile, bytes | memoryview]] = [(shard, shard_bytes), (meta, meta_bytes)]
@@ -151,12 +157,13 @@ def commit_rows(
         num_rows=len(rows),
         num_weights=rows.shape[1],
         layout=layout,
-        weights_xxh3=hash_bytes(np.ascontiguousarray(rows, dtype="<f4").data.cast("B")),
+        weights_xxh3=hash_bytes(stored_rows.data.cast("B")),
         shard=shard,
         meta=meta,
         state=stored_state,
         spans=spans,
         final=final,
+        encoding=encoding,
     )
     earlier = _earlier_commits(root, record, pending)
     try:
@@ -176,7 +183,7 @@ def commit_rows(
     return record
 
 
-def _check_block(root: Path, block: Block) -> CohortEntry:
+def _check_block(root: Path, block: Block) -> tuple[ZooHeader, CohortEntry]:
     header = read_header(root)
     where = f"block {block.cohort}"
     if block.cohort not in header.cohorts:
@@ -198,7 +205,7 @@ def _check_block(root: Path, block: Block) -> CohortEntry:
     expected = cohort.epochs[cohort.epochs.index(done[-1].last_epoch) + 1] if done else cohort.epochs[0]
     if block.epochs[0] != expected and not (root / COMMITS / record_name(block.cohort, block.epochs[0])).exists():
         raise InputError(f"{where}: the next block must start at epoch {expected}, got {block.epochs[0]}.")
-    return cohort
+    return header, cohort
 
 
 def _earlier_commits(
