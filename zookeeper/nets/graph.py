@@ -175,7 +175,7 @@ class _Reader:
         if isinstance(layer, nn.Conv2d):
             if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
                 raise self._refuse(path, f"Conv2d(padding={layer.padding!r}, padding_mode={layer.padding_mode!r})")
-            options = {key: getattr(layer, key) for key in ("stride", "padding", "dilation", "groups")}
+            options = {key: getattr(layer, key) for key in ("kernel_size", "stride", "padding", "dilation", "groups")}
             options["bias"] = layer.bias is not None
             self._append(node, "conv", (source,), path, options)
         elif isinstance(layer, nn.Linear) and rank == 1:

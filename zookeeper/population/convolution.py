@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from zookeeper.population.fusion import is_fusible
+from zookeeper.population.triton_convolution import convolve_fused, is_usable, takes_dtype
 from zookeeper.population.unfold import convolve_unfolded, image_patches
 
-GROUPED, UNFOLD = "grouped", "unfold"
+GROUPED, UNFOLD, TRITON = "grouped", "unfold", "triton"
 LOWERINGS = (GROUPED, UNFOLD)
+"""Lowerings that run on every device."""
+
+
+def device_lowerings(device: torch.device) -> tuple[str, ...]:
+    """Return the lowerings that run on a device: all that run anywhere, and ``triton`` on an NVIDIA GPU."""
+    return (*LOWERINGS, TRITON) if is_usable(device) else LOWERINGS
 
 
 def stack_images(images: torch.Tensor) -> torch.Tensor:
@@ -46,7 +54,8 @@ def convolve(
     """Convolve a stack with a stack of kernels.
 
     Every lowering computes the same up to rounding. ``unfold`` is used where a network's own convolution has one
-    group; images that all networks share take a third way, one dense product, whatever the lowering.
+    group, ``triton`` where a kernel knows the options and the dtype; images that all networks share take another
+    way, one dense product, whatever the lowering.
 
     Parameters
     ----------
@@ -69,6 +78,9 @@ def convolve(
         shared = False
     if lowering == UNFOLD and groups == 1 and not shared:
         return convolve_unfolded(x, weight, bias, options)
+    if lowering == TRITON and not shared and takes_dtype(x.dtype) and is_fusible(options, tuple(weight.shape[-2:])):
+        members = torch.unflatten(x, 1, (num_models, -1)).transpose(0, 1)
+        return stack_images(convolve_fused(members, weight, bias, padding=options["padding"][0]))
     kernels = weight.reshape(num_models * out_channels, *weight.shape[2:])
     kernels = kernels.contiguous(memory_format=torch.channels_last)
     result = F.conv2d(

@@ -2,13 +2,15 @@
 
 No architecture has stacked code of its own: each operation of the traced graph has one stacked form.
 Image-shaped values are ``[B, M*C, H, W]`` (channels last in memory), vectors are ``[M, B, F]``; a value
-that all networks share, such as evaluation images, is kept once until the first layer with weights.
+that all networks share, such as evaluation images, is kept once until the first layer with weights. Fused
+kernels read and write ``[M, B, C, H, W]`` instead; such a value is stacked where an operation wants it so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,9 @@ from torch.nn import functional as F
 from zookeeper.errors import InputError
 from zookeeper.nets.graph import Graph, Op, trace
 from zookeeper.nets.layout import WeightLayout
-from zookeeper.population.convolution import GROUPED, LOWERINGS, convolve, stack_images
+from zookeeper.population.convolution import GROUPED, LOWERINGS, TRITON, convolve, stack_images
+from zookeeper.population.fusion import Fusion, find_fusions
+from zookeeper.population.triton_convolution import convolve_fused, takes_dtype
 
 if TYPE_CHECKING:
     from zookeeper.population.randomness import DropoutStream
@@ -43,6 +47,28 @@ class _Pass:
         self.lowerings = lowerings
         self.statistics: dict[str, torch.Tensor] = {}
         self.training = False
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """One operation of the graph with its number, or several that a fused kernel carries out as one.
+
+    The result is the value of the last operation; ``last_read`` lists values that nobody reads afterwards.
+    """
+
+    ops: tuple[tuple[int, Op], ...]
+    fusion: Fusion | None
+    last_read: tuple[int, ...]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Numbers of the values it reads."""
+        return self.ops[0][1].inputs
+
+    @property
+    def result(self) -> int:
+        """Number of the value it gives."""
+        return self.ops[-1][0]
 
 
 class Population:
@@ -82,13 +108,13 @@ class Population:
         self.layout = WeightLayout.of(module)
         self._sizes = [block.size for block in self.layout.blocks]
         self._has_buffers = self.layout.num_trainable < self.layout.num_weights
-        self._steps = [_LOWERINGS[op.kind] for op in self.graph.ops]
-        self._last_use = _last_uses(self.graph)
+        self._instructions = _instructions(self.graph, self.lowerings)
 
     def lowered(self, lowerings: Mapping[str, str]) -> Population:
         """Return the same population with other lowerings."""
         other = copy(self)
         other.lowerings = check_lowerings(lowerings, self.graph)
+        other._instructions = _instructions(self.graph, other.lowerings)
         return other
 
     @property
@@ -105,6 +131,12 @@ class Population:
     def flattens_first(self) -> bool:
         """Whether images are only ever read as vectors, so that stacking them would be undone at once."""
         return all(op.kind == "flatten" for op in self.graph.ops if 0 in op.inputs)
+
+    @property
+    def stacks_images(self) -> bool:
+        """Whether images of their own for each network are read in the stack's form, which is then worth preparing."""
+        readers = [one for one in self._instructions if 0 in one.inputs]
+        return not self.flattens_first and any(one.fusion is None for one in readers)
 
     @property
     def activation_floats(self) -> int:
@@ -164,17 +196,13 @@ class Population:
         }
         state = _Pass(parts, num_models, images.shape[0 if shared else 1], dropout, self.lowerings)
         state.training = training
-        first = images if shared or self.flattens_first else stack_images(images)
-        values: list[tuple[torch.Tensor, bool] | None] = [(first, shared)]
-        for number in range(1, len(self.graph.ops)):
-            op = self.graph.ops[number]
-            inputs = [values[source] for source in op.inputs]
-            values.append(self._steps[number](state, op, number, *inputs))
-            for source in self._last_use[number]:
-                values[source] = None
-        final = values[-1]
-        assert final is not None
-        logits, still_shared = final
+        first = stack_images(images) if self.stacks_images and not shared else images
+        values: dict[int, _Value] = {0: (first, shared)}
+        for one in self._instructions:
+            values[one.result] = _carry_out(state, one, [values[source] for source in one.inputs])
+            for source in one.last_read:
+                del values[source]
+        logits, still_shared = values[len(self.graph.ops) - 1]
         if still_shared:
             logits = logits.expand(num_models, *logits.shape)
         return logits, state.statistics
@@ -200,20 +228,60 @@ def check_lowerings(lowerings: Mapping[str, str], graph: Graph) -> dict[str, str
     for layer, lowering in lowerings.items():
         if layer not in layers:
             raise InputError(f"lowerings: {layer!r} is no convolution; expected {', '.join(layers) or 'none'}.")
-        if lowering not in LOWERINGS:
-            raise InputError(f"lowerings.{layer}: unknown lowering {lowering!r}; expected {', '.join(LOWERINGS)}.")
+        if lowering not in (*LOWERINGS, TRITON):
+            names = ", ".join((*LOWERINGS, TRITON))
+            raise InputError(f"lowerings.{layer}: unknown lowering {lowering!r}; expected {names}.")
     return dict(lowerings)
 
 
-def _last_uses(graph: Graph) -> list[list[int]]:
-    last = {source: number for number, op in enumerate(graph.ops) for source in op.inputs}
-    uses: list[list[int]] = [[] for _ in graph.ops]
-    for source, number in last.items():
-        uses[number].append(source)
-    return uses
+def _instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[_Instruction, ...]:
+    """Order the work of a forward pass: every operation, those of a fusion as one, the input left out."""
+    fusions = {
+        number: fusion
+        for number, fusion in find_fusions(graph).items()
+        if lowerings.get(graph.ops[number].layer) == TRITON
+    }
+    inside = {passed for fusion in fusions.values() for passed in fusion.numbers[1:]}
+    work = []
+    for number in range(1, len(graph.ops)):
+        if number not in inside:
+            fusion = fusions.get(number)
+            numbers = (number,) if fusion is None else fusion.numbers
+            work.append(_Instruction(tuple((n, graph.ops[n]) for n in numbers), fusion, ()))
+    last = {source: one for one in work for source in one.inputs}
+    return tuple(
+        replace(one, last_read=tuple(source for source, reader in last.items() if reader is one)) for one in work
+    )
 
 
 _Value = tuple[torch.Tensor, bool]
+_ANY_FORM = ("flatten", "activation", "dropout", "output")
+
+
+def _carry_out(state: _Pass, one: _Instruction, inputs: list[_Value]) -> _Value:
+    if one.fusion is not None and takes_dtype(inputs[0][0].dtype):
+        return _fused(state, one.ops[0][1], one.fusion, inputs[0])
+    for number, op in one.ops:
+        if op.kind not in _ANY_FORM:
+            inputs = [(stack_images(x) if x.ndim == 5 else x, shared) for x, shared in inputs]
+        inputs = [_LOWERINGS[op.kind](state, op, number, *inputs)]
+    return inputs[0]
+
+
+def _fused(state: _Pass, op: Op, fusion: Fusion, value: _Value) -> _Value:
+    x, shared = value
+    weight = state.parts[f"{op.layer}.weight"]
+    if not shared and x.ndim == 4:
+        x = torch.unflatten(x, 1, (state.num_models, -1)).transpose(0, 1)
+    out = convolve_fused(
+        x,
+        weight,
+        state.parts[f"{op.layer}.bias"] if op.options["bias"] else None,
+        padding=op.options["padding"][0],
+        pool=fusion.pool,
+        activation=fusion.activation,
+    )
+    return out, False
 
 
 def _unshare(state: _Pass, op_shape: tuple[int, ...], value: _Value) -> torch.Tensor:
@@ -303,8 +371,9 @@ def _dropout(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     if not state.training or state.dropout is None:
         return value
     x = _unshare(state, op.shape, value)
-    mask = state.dropout.mask(number, state.num_images, op.shape, x.dtype)
-    return x * (mask if len(op.shape) == 1 else stack_images(mask)), False
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mask = state.dropout.mask(number, state.num_images, op.shape, dtype)
+    return x * (stack_images(mask) if x.ndim == 4 else mask), False
 
 
 def _flatten(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
