@@ -290,7 +290,6 @@ def test_a_wrong_arrow_is_found(importer: str, source: str) -> None:
         ("zookeeper.zoo", "def f():\n    import pyarrow.parquet as pq"),
         ("zookeeper.storehouse", "import pyarrow"),
         ("zookeeper.population.triton_convolution", "def f():\n    import triton.language as tl"),
-        ("zookeeper.population.triton_convolution", "def f():\n    import triton.language as tl"),
         ("hyperrep.config", "try:\n    import yaml\nexcept ImportError:\n    pass"),
     ],
 )
