@@ -11,13 +11,12 @@ import pytest
 
 import zookeeper
 from zookeeper import Plan, build_zoo
-from zookeeper.build import prepare_zoo, worker
-from zookeeper.build.fit import cohort_memory, fit_jobs
+from zookeeper.build import fit, prepare_zoo, worker
 from zookeeper.build.job import load_spec_images, population_of
 from zookeeper.build.lowerings import FOLDER, decide_lowerings, pinned_lowerings
 from zookeeper.build.retrain import retrain_model
 from zookeeper.errors import InputError, StoreError
-from zookeeper.population import choice
+from zookeeper.population import Population, choice
 from zookeeper.population.choice import ConvolutionCase
 from zookeeper.population.convolution import GROUPED, LOWERINGS, UNFOLD
 from zookeeper.store.records import read_commits
@@ -184,16 +183,20 @@ def test_a_damaged_pin_is_an_error_not_another_choice(content: str, plan_of: Mak
         retrain_model(root, plan.cohorts[0].models[0].model_id)
 
 
-def test_a_budget_of_memory_counts_the_patches_of_what_was_chosen(plan_of: MakePlan, tmp_path: Path) -> None:
-    tiles = {}
-    for name in LOWERINGS:
-        plan = plan_of("digits", build={"cohort_size": 12, "lowering": name})
-        jobs = prepare_zoo(plan, tmp_path / name)
-        images, models = load_spec_images(jobs[0].images), list(plan.cohorts[0].models)
-        counts = {split: images.count(split) for split in images.indices}
-        just_enough = cohort_memory(population_of(models[0], images), models, counts, "cpu")  # for grouped convolutions
-        tiles[name] = fit_jobs(jobs, just_enough)[0].tile or 12
-    assert tiles[UNFOLD] < tiles[GROUPED]
+def test_a_budget_of_memory_counts_what_was_pinned_or_asked_for(
+    plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[set[str]] = []
+
+    def largest_tile(population: Population, *rest: Any) -> None:
+        counted.append(set(population.lowerings.values()))
+
+    monkeypatch.setattr(fit, "largest_tile", largest_tile)
+    plan = plan_of("digits", build={"lowering": UNFOLD})
+    fit.fit_jobs(prepare_zoo(plan, tmp_path / "zoo"), 1 << 40)
+    build_zoo(plan, tmp_path / "zoo", show_progress=False)
+    fit.fit_jobs(prepare_zoo(plan_of("digits", build={"lowering": GROUPED}), tmp_path / "zoo"), 1 << 40)
+    assert counted == [{UNFOLD}, {UNFOLD}]
 
 
 def test_models_are_the_same_up_to_rounding(plan_of: MakePlan, tmp_path: Path) -> None:

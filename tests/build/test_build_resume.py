@@ -200,7 +200,8 @@ def test_a_second_writer_of_the_same_cohort_is_followed(plan_of: MakePlan, tmp_p
                 build_cohort(jobs[0], other)
 
     last = build_cohort(jobs[0], overtaken)
-    assert beats == [0, 1, 5, 6]  # epochs 2 to 4 are the other's
+    # epochs 2 to 4 are the other's; a block is committed while the next epoch trains, so 2 may be trained in vain
+    assert [epoch for epoch in beats if epoch != 2] == [0, 1, 5, 6]
     assert last.epoch == 6
     assert len(cohort_commits(tmp_path / "zoo", name)) == 7
     build_zoo(plan, tmp_path / "zoo", show_progress=False)

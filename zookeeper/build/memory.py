@@ -39,8 +39,8 @@ class Memory:
         Peaks of three phases beyond the above; only one is under way at a time. ``training`` is one step of
         the largest tile with its batch, activations, gradients and, kept beside it, the epoch's order.
     checkpoints
-        The buffer of checkpoints, its copies while it is committed, and the stored training state; on the
-        host, whatever the device.
+        The buffer of checkpoints, the block that is committed meanwhile with its copies, and the stored training
+        state; on the host, whatever the device.
     on_host
         Whether the device is the host.
     """
@@ -105,7 +105,7 @@ def predict_memory(
     step = _Step(population, cohort, largest, shared=seeds == 1, from_bytes=floats > INPUT_BYTES)
     together = num_models if tile is None else largest
     models, images = pass_sizes(population, together, max(num_images.values()), torch.device(device))
-    checkpoints = 4 * max(commit_bytes, matrix) + 2 * (matrix + slots) if commit_bytes else 0
+    checkpoints = 4 * max(commit_bytes, matrix) + 3 * (matrix + slots) if commit_bytes else 0
     return Memory(
         images=total * (pixels + 2 * _LONG) + (2 * floats if floats <= INPUT_BYTES else total * pixels),
         weights=matrix + slots,

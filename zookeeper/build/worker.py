@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from zookeeper.build.job import CohortJob, load_spec_images, population_of
 from zookeeper.build.lowerings import settle_lowerings
 from zookeeper.build.tiles import with_smaller_tiles
+from zookeeper.build.writing import BlockWriter
 from zookeeper.errors import BuildError, StoreError
 from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
@@ -104,7 +106,6 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
         start = initial_rows(population.layout, models)
         stored = {_ROWS: start.astype(np.float32, copy=False)}
     state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}
-    pending = _Pending(job, root, {split: images.count(split) for split in images.indices})
     results = train_cohort(
         population,
         cohort_factors(job),
@@ -115,13 +116,15 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
         first_epoch=0 if last is None else last.last_epoch + 1,
         state=state,
     )
-    beat = Beat(job.cohort.name, len(job.cohort.models), 0, float("nan"), 0)
-    for result in results:
-        pending.take(result)
-        best = result.evaluations["test"].accuracy.max().item() if "test" in result.evaluations else float("nan")
-        beat = Beat(job.cohort.name, len(job.cohort.models), result.epoch, best, int(result.diverged.sum()))
-        if on_beat is not None:
-            on_beat(beat)
+    beat = Beat(job.cohort.name, len(models), 0, float("nan"), 0)
+    with BlockWriter() as writer:
+        pending = _Pending(job, root, writer, {split: images.count(split) for split in images.indices})
+        for result in results:
+            pending.take(result)
+            best = result.evaluations["test"].accuracy.max().item() if "test" in result.evaluations else float("nan")
+            beat = Beat(job.cohort.name, len(models), result.epoch, best, int(result.diverged.sum()))
+            if on_beat is not None:
+                on_beat(beat)
     return beat
 
 
@@ -190,10 +193,11 @@ def cohort_factors(job: CohortJob) -> Cohort:
 
 @dataclass
 class _Pending:
-    """Checkpoints since the last commit, and when to commit them."""
+    """Checkpoints since the last commit, and when to commit them, beside the training that goes on."""
 
     job: CohortJob
     root: Path
+    writer: BlockWriter
     num_images: dict[str, int]
     epochs: list[int] = field(default_factory=list)
     rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
@@ -217,6 +221,7 @@ class _Pending:
             self._commit(result)
 
     def _commit(self, result: EpochResult) -> None:
+        self.writer.finish()  # before memory is taken for another block
         num_epochs = len(self.epochs)
         table: dict[str, npt.NDArray[np.generic]] = {
             name: np.stack(values, axis=1).reshape(-1) for name, values in self.columns.items()
@@ -225,7 +230,9 @@ class _Pending:
         for name in models[0].factors():
             table[name] = np.repeat(np.array([getattr(model, name) for model in models]), num_epochs)
         table["split"] = np.repeat(np.array([model.split for model in models], dtype=object), num_epochs)
-        state = {name: values.cpu().numpy() for name, values in (result.state | {_ROWS: result.rows}).items()}
+        live = result.state | {_ROWS: result.rows}  # training goes on in it: the block has its own copy
+        is_final = self.epochs[-1] == self.job.epochs[-1]
+        state = None if is_final else {name: values.to("cpu", copy=True).numpy() for name, values in live.items()}
         block = Block(
             cohort=self.job.cohort.name,
             epochs=tuple(self.epochs),
@@ -234,7 +241,7 @@ class _Pending:
             layout=self.job.layout,
             state=state,
         )
-        commit_block(self.root, block)
+        self.writer.put(partial(commit_block, self.root, block))
         self.epochs, self.rows, self.columns = [], [], {}
         self.since_commit = time.monotonic()
 
