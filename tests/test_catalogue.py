@@ -9,7 +9,7 @@ from zookeeper.images import image_set_names
 from zookeeper.nets.activations import activation_names, build_activation
 from zookeeper.nets.initialise import init_names
 from zookeeper.nets.registry import architecture_names
-from zookeeper.population.convolution import LOWERINGS
+from zookeeper.population.convolution import LOWERINGS, TRITON
 from zookeeper.population.optimise import optimizer_names
 from zookeeper.spec import names
 
@@ -22,7 +22,7 @@ from zookeeper.spec import names
         (names.INITS, init_names()),
         (names.OPTIMIZERS, optimizer_names()),
         (names.IMAGE_SETS, image_set_names()),
-        (names.LOWERINGS, ("auto", *LOWERINGS)),
+        (names.LOWERINGS, ("auto", *LOWERINGS, TRITON)),
     ],
     ids=["architectures", "activations", "inits", "optimizers", "image sets", "lowerings"],
 )

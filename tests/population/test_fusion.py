@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from zookeeper.build.lowerings import decide_lowerings
 from zookeeper.errors import InputError
 from zookeeper.nets.graph import trace
 from zookeeper.nets.registry import build_network
 from zookeeper.population import Population
 from zookeeper.population.convolution import LOWERINGS, TRITON, device_lowerings
 from zookeeper.population.fusion import Fusion, activation_name, find_fusions
+from zookeeper.population.triton_convolution import convolve_fused
 
 
 def _fusions(*layers: nn.Module) -> list[tuple[int, int, str]]:
@@ -124,10 +126,17 @@ def test_float64_takes_the_grouped_convolution(make: Callable[[], nn.Module], sh
     assert torch.equal(fused.forward(rows, images), population.forward(rows, images))
 
 
-def test_where_the_kernels_cannot_run_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_kernels_cannot_run_a_population_is_grouped_and_asking_for_them_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert device_lowerings(torch.device("cpu")) == LOWERINGS
+    cpu = torch.device("cpu")
+    assert device_lowerings(cpu) == LOWERINGS
     population = Population(_Branches(), (2, 8, 8), lowerings={"second": TRITON})
-    rows = torch.zeros(1, population.layout.num_weights)
-    with pytest.raises(InputError, match=r"lowering triton: cannot run on cpu; expected an NVIDIA GPU .* grouped"):
-        population.forward(rows, torch.zeros(1, 2, 8, 8))
+    rows, images = torch.ones(1, population.layout.num_weights), torch.ones(1, 2, 8, 8)
+    assert torch.equal(population.forward(rows, images), population.lowered({}).forward(rows, images))
+    message = r"lowering triton: cannot run on cpu; expected an NVIDIA GPU .* grouped"
+    with pytest.raises(InputError, match=message):
+        convolve_fused(images, torch.ones(1, 2, 2, 3, 3), None)
+    with pytest.raises(InputError, match=message):
+        decide_lowerings(population, TRITON, 1, 1, "cpu")

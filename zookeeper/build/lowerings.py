@@ -17,8 +17,9 @@ import torch
 from zookeeper.errors import StoreError
 from zookeeper.population import Population
 from zookeeper.population.choice import choose_lowerings
-from zookeeper.population.convolution import GROUPED
+from zookeeper.population.convolution import GROUPED, TRITON
 from zookeeper.population.train import tile_slices
+from zookeeper.population.triton_convolution import require_usable
 from zookeeper.store.files import create_durable
 from zookeeper.store.records import read_commits
 
@@ -41,7 +42,7 @@ def decide_lowerings(
     Raises
     ------
     InputError
-        If the lowering is unknown.
+        If the lowering is unknown, or is triton where its kernels cannot run.
 
     Examples
     --------
@@ -52,6 +53,8 @@ def decide_lowerings(
     """
     convolutions = [op.layer for op in population.graph.ops if op.kind == "conv"]
     where = torch.device(device)
+    if wanted == TRITON:
+        require_usable(where)
     if wanted not in (AUTO, None) or (where.type == "cuda" and not torch.cuda.is_available()):
         name = GROUPED if wanted in (AUTO, None) else str(wanted)
         return population.lowered(dict.fromkeys(convolutions, name)).lowerings

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from zookeeper.nets.graph import Graph, Op
-from zookeeper.population.convolution import GROUPED, LOWERINGS, convolve, stack_images
+from zookeeper.population.convolution import GROUPED, convolve, device_lowerings, stack_images
 from zookeeper.population.lower import Population
 
 _ROUNDS = 3
@@ -120,10 +120,10 @@ def choose_lowerings(
     chosen, is_new = {}, False
     for layer, case in convolution_cases(population, num_models, num_images, device=device, dtype=dtype).items():
         times = known.get(case.key)
-        if times is None or set(times) != set(_candidates(case)):
+        if times is None or set(times) != set(_candidates(case, device)):
             times = {
                 name: measure_case(case, name, device, dtype) if measure is None else measure(case, name)
-                for name in _candidates(case)
+                for name in _candidates(case, device)
             }
             known[case.key], is_new = times, True
         fastest = min(times, key=times.__getitem__)
@@ -175,8 +175,8 @@ def default_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "weight-zookeeper" / "lowerings.json"
 
 
-def _candidates(case: ConvolutionCase) -> tuple[str, ...]:
-    return LOWERINGS if case.groups == 1 else (GROUPED,)
+def _candidates(case: ConvolutionCase, device: torch.device) -> tuple[str, ...]:
+    return device_lowerings(device) if case.groups == 1 else (GROUPED,)
 
 
 def _convolutions(graph: Graph) -> list[Op]:

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from zookeeper.population.fusion import is_fusible
-from zookeeper.population.triton_convolution import convolve_fused, is_usable, takes_dtype
+from zookeeper.population.triton_convolution import convolve_fused, is_usable, takes
 from zookeeper.population.unfold import convolve_unfolded, image_patches
 
 GROUPED, UNFOLD, TRITON = "grouped", "unfold", "triton"
@@ -54,7 +54,7 @@ def convolve(
     """Convolve a stack with a stack of kernels.
 
     Every lowering computes the same up to rounding. ``unfold`` is used where a network's own convolution has one
-    group, ``triton`` where a kernel knows the options and the dtype; images that all networks share take another
+    group, ``triton`` where the kernels know device, dtype and options; images that all networks share take another
     way, one dense product, whatever the lowering.
 
     Parameters
@@ -78,7 +78,7 @@ def convolve(
         shared = False
     if lowering == UNFOLD and groups == 1 and not shared:
         return convolve_unfolded(x, weight, bias, options)
-    if lowering == TRITON and not shared and takes_dtype(x.dtype) and is_fusible(options, tuple(weight.shape[-2:])):
+    if lowering == TRITON and not shared and takes(x) and is_fusible(options, tuple(weight.shape[-2:])):
         members = torch.unflatten(x, 1, (num_models, -1)).transpose(0, 1)
         return stack_images(convolve_fused(members, weight, bias, padding=options["padding"][0]))
     kernels = weight.reshape(num_models * out_channels, *weight.shape[2:])

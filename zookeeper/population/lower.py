@@ -23,7 +23,7 @@ from zookeeper.nets.graph import Graph, Op, trace
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.population.convolution import GROUPED, LOWERINGS, TRITON, convolve, stack_images
 from zookeeper.population.fusion import Fusion, find_fusions
-from zookeeper.population.triton_convolution import convolve_fused, takes_dtype
+from zookeeper.population.triton_convolution import convolve_fused, takes
 
 if TYPE_CHECKING:
     from zookeeper.population.randomness import DropoutStream
@@ -259,7 +259,7 @@ _ANY_FORM = ("flatten", "activation", "dropout", "output")
 
 
 def _carry_out(state: _Pass, one: _Instruction, inputs: list[_Value]) -> _Value:
-    if one.fusion is not None and takes_dtype(inputs[0][0].dtype):
+    if one.fusion is not None and takes(inputs[0][0]):
         return _fused(state, one.ops[0][1], one.fusion, inputs[0])
     for number, op in one.ops:
         if op.kind not in _ANY_FORM:

@@ -111,9 +111,24 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
 
 
-def takes_dtype(dtype: torch.dtype) -> bool:
-    """Whether the kernels know a dtype; others take the grouped convolution."""
-    return dtype in _DTYPES
+def require_usable(device: torch.device) -> None:
+    """Refuse a device on which fused kernels cannot run.
+
+    Raises
+    ------
+    InputError
+        If there is no NVIDIA GPU, or no triton.
+    """
+    if not is_usable(device):
+        raise InputError(
+            f"lowering triton: cannot run on {device.type}; expected an NVIDIA GPU and the package triton. "
+            "Choose the lowering grouped or unfold."
+        )
+
+
+def takes(x: torch.Tensor) -> bool:
+    """Whether the kernels can work on a tensor, by its device and dtype; others take the grouped convolution."""
+    return x.dtype in _DTYPES and is_usable(x.device)
 
 
 def convolve_fused(
@@ -152,11 +167,7 @@ def convolve_fused(
     InputError
         If the kernels cannot run on the device.
     """
-    if not is_usable(x.device):
-        raise InputError(
-            f"lowering triton: cannot run on {x.device.type}; expected an NVIDIA GPU and the package triton. "
-            "Choose the lowering grouped or unfold."
-        )
+    require_usable(x.device)
     num_models, out_channels, channels, side, _ = weight.shape
     kernels = weight.permute(0, 3, 4, 2, 1).reshape(num_models, side * side * channels, out_channels)
     if torch.is_autocast_enabled(x.device.type):

@@ -30,7 +30,7 @@ INITS: tuple[str, ...] = (
 BIAS_INITS: tuple[str, ...] = ("default", "normal", "ones", "zeros")
 OPTIMIZERS: tuple[str, ...] = ("adam", "adamw", "rmsprop", "sgd")
 SCHEDULES: tuple[str, ...] = ("cosine", "none", "onecycle")
-LOWERINGS: tuple[str, ...] = ("auto", "grouped", "unfold")
+LOWERINGS: tuple[str, ...] = ("auto", "grouped", "unfold", "triton")
 IMAGE_SETS: tuple[str, ...] = (
     "cifar10",
     "cifar100",
