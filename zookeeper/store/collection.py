@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,6 @@ def store_collection(
     StoreError
         If writing fails; nothing appears at ``path``.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: already exists; expected a new or empty directory. Choose another path.")
     if len(frame) != len(rows) or len(rows) == 0:
         raise InputError(f"{path}: expected one table line per row and at least one, got {len(frame)} and {len(rows)}.")
     if frame.duplicated(["model_id", "epoch"]).any():
@@ -57,9 +56,7 @@ def store_collection(
         for number, start in enumerate(range(0, len(rows), per_shard))
     }
     cohorts = {name: _entry(frame.iloc[piece]) for name, piece in pieces.items()}
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{path.name}"
-    try:
-        temporary.mkdir(parents=True)
+    with appear_at_once(path) as temporary:
         create_zoo(temporary, replace(header, cohorts=cohorts))
         for name, piece in pieces.items():
             table: Mapping[str, Any] = {str(column): frame[column].iloc[piece] for column in frame.columns}
@@ -77,6 +74,25 @@ def store_collection(
                 encoding=header.store,
             )
         finalise(temporary)
+
+
+@contextmanager
+def appear_at_once(path: Path) -> Iterator[Path]:
+    """Give a new directory to fill; when the block ends well it is at ``path``, else nothing is.
+
+    Raises
+    ------
+    InputError
+        If something is at ``path`` already.
+    StoreError
+        If the directory cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path}: already exists; expected a new or empty directory. Choose another path.")
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{path.name}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:

@@ -97,6 +97,8 @@ def _typed(name: str, values: Any, num_rows: int) -> pa.Array:
         raise InputError(f"table: column {name!r} must be a sequence of {num_rows} values, got {values!r}.")
     if len(values) != num_rows:
         raise InputError(f"table: column {name!r} has {len(values)} values; expected {num_rows}, one per row.")
+    if isinstance(values, pa.ChunkedArray):
+        return values.combine_chunks()  # a column of a stored table: typed already, nulls and NaN kept apart
     kind = getattr(getattr(values, "dtype", None), "kind", "O")
     if kind == "b":
         return pa.array(np.asarray(values), type=pa.bool_())
