@@ -2,7 +2,7 @@
 
 Images come as ``[M, B, C, H, W]`` with any strides and leave in that shape with channels last in the memory of each
 network. Gradients are of first order. float32 products are exact float32 unless the precision of training says TF32
-(`precision.dot_precision`); bfloat16 operands are summed in float32.
+(`precision.dot_precision`); operands of 16 bits are summed in float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from zookeeper.errors import InputError
 from zookeeper.population.precision import dot_precision
 
-_DTYPES = (torch.float32, torch.bfloat16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _KEPT_BEFORE = ("silu", "gelu")  # the others know their slope from their output
 _SMALLEST = 16  # side of the smallest operand of a product
 
@@ -83,20 +83,42 @@ class Shape:
         """Terms of one output value."""
         return self.side * self.side * self.channels
 
-    @property
-    def constants(self) -> dict[str, Any]:
-        """What all three kernels are compiled for."""
-        return {
-            "C": self.channels,
-            "HEIGHT": self.height,
-            "WIDTH": self.width,
-            "OUT_C": self.out_channels,
-            "OUT_H": self.out_height,
-            "OUT_W": self.out_width,
-            "SIDE": self.side,
-            "PADDING": self.padding,
-            "POOL": self.pool,
-        }
+
+def launch_constants(
+    kernel: str, shape: Shape, blocks: Blocks, precision: str
+) -> tuple[dict[str, int | str], dict[str, int]]:
+    """What a kernel is compiled for: its constants, without the flags that a launch adds, and the compiler's options.
+
+    Parameters
+    ----------
+    kernel
+        forward, weight_gradient or input_gradient.
+    precision
+        ieee or tf32.
+    """
+    constants: dict[str, int | str] = {
+        "C": shape.channels,
+        "HEIGHT": shape.height,
+        "WIDTH": shape.width,
+        "OUT_C": shape.out_channels,
+        "OUT_H": shape.out_height,
+        "OUT_W": shape.out_width,
+        "SIDE": shape.side,
+        "PADDING": shape.padding,
+        "POOL": shape.pool,
+        "PRECISION": precision,
+    }
+    if kernel == "forward":
+        constants |= {"BLOCK_P": blocks.places, "BLOCK_K": blocks.depth, "BLOCK_O": _power(shape.out_channels)}
+    elif kernel == "weight_gradient":
+        rows = min(blocks.rows, _power(shape.depth))
+        constants |= {"BLOCK_P": blocks.summed, "BLOCK_K": rows, "BLOCK_O": _power(shape.out_channels)}
+        constants["NUM_TILES"] = -(-shape.depth // rows)
+    else:
+        constants |= {"BLOCK_P": blocks.places, "BLOCK_K": blocks.depth, "BLOCK_C": _power(shape.channels)}
+    if kernel != "input_gradient":
+        constants["ACTIVATION"] = shape.activation
+    return constants, {"num_warps": blocks.num_warps, "num_stages": blocks.num_stages}
 
 
 def is_usable(device: torch.device) -> bool:
@@ -208,6 +230,7 @@ class _Fused(torch.autograd.Function):
         choice = torch.empty_like(out, dtype=torch.int8) if keeps_choice else out
         num_places = num_images * shape.out_height * shape.out_width
         num_blocks = -(-num_places // blocks.places)
+        constants, options = launch_constants("forward", shape, blocks, precision)
         forward_kernel[(num_models * num_blocks,)](
             x,
             kernels,
@@ -215,21 +238,15 @@ class _Fused(torch.autograd.Function):
             out,
             before,
             choice,
-            *_strides(x),
-            0 if bias is None else _row_stride(bias),
+            *x.stride(),
+            0 if bias is None else bias.stride(0),
             num_places,
             num_blocks,
-            **shape.constants,
-            ACTIVATION=shape.activation,
+            **constants,
             HAS_BIAS=bias is not None,
             KEEP_BEFORE=keeps_before,
             KEEP_CHOICE=keeps_choice,
-            PRECISION=precision,
-            BLOCK_P=blocks.places,
-            BLOCK_K=blocks.depth,
-            BLOCK_O=_power(shape.out_channels),
-            num_warps=blocks.num_warps,
-            num_stages=blocks.num_stages,
+            **options,
         )
         if needs_grad:
             ctx.save_for_backward(x, kernels, before if keeps_before else out, choice if keeps_choice else None)
@@ -266,14 +283,13 @@ def _weight_gradient(
     num_models, num_images = x.shape[:2]
     num_places = num_images * shape.out_height * shape.out_width
     num_parts = -(-num_places // blocks.part)
-    rows = min(blocks.rows, _power(shape.depth))
-    num_tiles = -(-shape.depth // rows)
+    constants, options = launch_constants("weight_gradient", shape, blocks, ctx.precision)
     keeps_before = bool(ctx.needs_input_grad[0])
     before = torch.empty_like(kept) if keeps_before else kept
     parts = (num_models, num_parts, shape.depth, shape.out_channels)
     weights = torch.empty(parts, dtype=torch.float32, device=x.device)
     biases = torch.empty((num_models, num_parts, shape.out_channels), dtype=torch.float32, device=x.device)
-    weight_gradient_kernel[(num_models * num_parts * num_tiles,)](
+    weight_gradient_kernel[(num_models * num_parts * int(constants["NUM_TILES"]),)](
         x,
         grad,
         kept,
@@ -281,21 +297,14 @@ def _weight_gradient(
         before,
         weights,
         biases,
-        *_strides(x),
-        *_strides(grad),
+        *x.stride(),
+        *grad.stride(),
         num_places,
         blocks.part,
         num_parts,
-        **shape.constants,
-        ACTIVATION=shape.activation,
+        **constants,
         KEEP_BEFORE=keeps_before,
-        PRECISION=ctx.precision,
-        NUM_TILES=num_tiles,
-        BLOCK_P=blocks.summed,
-        BLOCK_K=rows,
-        BLOCK_O=_power(shape.out_channels),
-        num_warps=blocks.num_warps,
-        num_stages=blocks.num_stages,
+        **options,
     )
     return before, weights.sum(1), biases.sum(1)
 
@@ -317,6 +326,7 @@ def _input_gradient(
     grad_x = torch.empty(size, dtype=x.dtype, device=x.device)
     num_pixels = num_images * shape.height * shape.width
     num_blocks = -(-num_pixels // blocks.places)
+    constants, options = launch_constants("input_gradient", shape, blocks, precision)
     input_gradient_kernel[(num_models * num_blocks,)](
         before,
         before if choice is None else choice,
@@ -325,25 +335,10 @@ def _input_gradient(
         num_images * shape.out_height * shape.out_width,
         num_pixels,
         num_blocks,
-        **shape.constants,
-        PRECISION=precision,
-        BLOCK_P=blocks.places,
-        BLOCK_K=blocks.depth,
-        BLOCK_C=_power(shape.channels),
-        num_warps=blocks.num_warps,
-        num_stages=blocks.num_stages,
+        **constants,
+        **options,
     )
     return grad_x.movedim(-1, -3)
-
-
-def _strides(images: torch.Tensor) -> tuple[int, int, int, int, int]:
-    """Strides of ``[M, B, C, H, W]``."""
-    m, b, c, y, x = images.stride()
-    return m, b, c, y, x
-
-
-def _row_stride(bias: torch.Tensor) -> int:
-    return bias.stride(0)
 
 
 def _power(count: int) -> int:
