@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,12 @@ def encode_shard(
     unique = secrets.token_hex(16)  # only in memory, but two files of one name cannot be open at a time
     with h5py.File(unique, "w", driver="core", backing_store=False, libver=_OLDEST) as file:
         file.attrs.update({"format": SHARD_FORMAT, "format_version": SHARD_VERSION})
-        file.attrs.update({"dtype": encoding.dtype, "layout": layout, "columns": json.dumps(table.column_names)})
+        columns = {name: str(table.column(name).type) for name in table.column_names}
+        file.attrs.update({"dtype": encoding.dtype, "layout": layout, "columns": json.dumps(columns)})
         weights = file.create_dataset(
             WEIGHTS, data=stored, chunks=(min(group, len(rows)), rows.shape[1]), fletcher32=True, **packed
         )
-        for name in table.column_names:
-            _write_column(file, name, table.column(name))
+        _write_table(file, table)
         file.flush()
         chunks: list[tuple[int, int]] = []
         if not packed:
@@ -75,7 +75,7 @@ class Hdf5Shard:
             step = (self._weights.chunks or shape)[0]
             self.group_rows = tuple(min(step, shape[0] - start) for start in range(0, shape[0], step))
             self.layout = str(about["layout"])
-            self._columns = [str(name) for name in json.loads(about["columns"])]
+            self._columns = dict(json.loads(about["columns"]))
             version = int(about["format_version"]) if about["format"] == SHARD_FORMAT else about["format"]
         except _FAILURES as error:
             raise self._damaged(error) from error
@@ -97,7 +97,7 @@ class Hdf5Shard:
     def read_table(self) -> pa.Table:
         """Read the shard's own table, without the weights."""
         try:
-            return pa.table({name: _read_column(self._file, name) for name in self._columns})
+            return _read_table(self._file, self._columns)
         except _FAILURES as error:
             raise self._damaged(error) from error
 
@@ -109,30 +109,43 @@ class Hdf5Shard:
         return StoreError(f"{self._path}: cannot be decoded ({error}). Restore it from a copy.")
 
 
-def _write_column(file: h5py.File, name: str, column: pa.ChunkedArray) -> None:
-    missing = np.asarray(column.is_null())
+def _write_table(file: h5py.File, table: pa.Table) -> None:
+    """Write a table as one compound dataset, and where values are missing as another."""
+    columns = {name: _plain_values(table.column(name)) for name in table.column_names}
+    gaps = {name: np.asarray(table.column(name).is_null()) for name in table.column_names}
+    for path, parts in ((_TABLE, columns), (_MISSING, {name: gap for name, gap in gaps.items() if gap.any()})):
+        if parts:
+            lines = np.empty(table.num_rows, [(name, values.dtype) for name, values in parts.items()])
+            for name, values in parts.items():
+                lines[name] = values
+            file.create_dataset(path, data=lines, chunks=lines.shape, fletcher32=True)
+
+
+def _plain_values(column: pa.ChunkedArray) -> Stored:
+    """Values of a column as HDF5 knows them; anything where they are missing."""
     if pa.types.is_string(column.type):
         texts = [(text or "").encode() for text in column.to_pylist()]
-        length = max(1, *map(len, texts))
-        values = np.array(texts, h5py.string_dtype("utf-8", length))
-    elif pa.types.is_null(column.type):
-        values = np.zeros(len(column), np.uint8)
-    else:
-        values = column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy()
-    made = file.create_dataset(f"{_TABLE}/{name}", data=values, chunks=(len(values),), fletcher32=True)
-    made.attrs["type"] = str(column.type)
-    if missing.any():
-        file.create_dataset(f"{_MISSING}/{name}", data=missing, chunks=(len(values),), fletcher32=True)
+        return np.array(texts, h5py.string_dtype("utf-8", max(1, *map(len, texts))))
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), np.uint8)
+    values: Stored = column.fill_null(False if pa.types.is_boolean(column.type) else 0).to_numpy()
+    return values
 
 
-def _read_column(file: h5py.File, name: str) -> pa.Array:
-    column = file[f"{_TABLE}/{name}"]
-    kind = column.attrs["type"]
-    mask = file[f"{_MISSING}/{name}"][:] if f"{_MISSING}/{name}" in file else None
-    if kind == "null":
-        return pa.nulls(len(column))
-    values: Sequence[Any] = [text.decode() for text in column[:].tolist()] if kind == "string" else column[:]
-    return pa.array(values, mask=mask, type=pa.type_for_alias(kind), from_pandas=False)
+def _read_table(file: h5py.File, types: Mapping[str, str]) -> pa.Table:
+    lines = file[_TABLE][:]
+    gaps = file[_MISSING][:] if _MISSING in file else None
+    columns = {}
+    for name, kind in types.items():
+        if kind == "null":
+            columns[name] = pa.nulls(len(lines))
+            continue
+        values: Sequence[Any] = lines[name]
+        if kind == "string":
+            values = [text.decode() for text in lines[name].tolist()]
+        mask = gaps[name] if gaps is not None and name in gaps.dtype.names else None
+        columns[name] = pa.array(values, mask=mask, type=pa.type_for_alias(kind), from_pandas=False)
+    return pa.table(columns)
 
 
 def _find_spans(data: bytes, rows: Stored, group: int, chunks: list[tuple[int, int]]) -> Spans | None:
