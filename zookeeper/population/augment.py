@@ -67,7 +67,7 @@ class Draws:
     angle: torch.Tensor
 
 
-def draw(keys: torch.Tensor, step: int, num_images: int, settings: AugmentSettings) -> Draws:
+def draw(keys: torch.Tensor, step: int | torch.Tensor, num_images: int, settings: AugmentSettings) -> Draws:
     """Draw for ``num_images`` images of each model; the draws of an image do not depend on their number."""
     bits = hash_counters(keys, step, _DRAWS * num_images).view(len(keys), num_images, _DRAWS)
     uniform = (bits >> (64 - _BITS)) & ((1 << _BITS) - 1)
@@ -82,7 +82,9 @@ def draw(keys: torch.Tensor, step: int, num_images: int, settings: AugmentSettin
     )
 
 
-def augment(images: torch.Tensor, keys: torch.Tensor, step: int, settings: AugmentSettings) -> torch.Tensor:
+def augment(
+    images: torch.Tensor, keys: torch.Tensor, step: int | torch.Tensor, settings: AugmentSettings
+) -> torch.Tensor:
     """Change the images of one batch for every model; one gather for all of them.
 
     Guaranteed: a model gets the same bits alone, in any cohort and in any tile of it. With ``rotation`` above 0 the

@@ -46,14 +46,18 @@ def stream_keys(seeds: Sequence[int], purpose: str, device: torch.device | str =
     return torch.tensor(words, dtype=torch.int64, device=device)
 
 
-def hash_counters(keys: torch.Tensor, counter: int, num: int) -> torch.Tensor:
-    """Hash (key, counter, element) for ``num`` elements: int64 ``[M, num]``, uniform over 64 bits."""
-    base = mix(keys + _wrap(counter * _GOLDEN))
+def hash_counters(keys: torch.Tensor, counter: int | torch.Tensor, num: int) -> torch.Tensor:
+    """Hash (key, counter, element) for ``num`` elements: int64 ``[M, num]``, uniform over 64 bits.
+
+    The counter may be an int64 tensor of one element, so that it can change without the host.
+    """
+    shift = _wrap(counter * _GOLDEN) if isinstance(counter, int) else counter * _GOLDEN
+    base = mix(keys + shift)
     elements = torch.arange(1, num + 1, dtype=torch.int64, device=keys.device) * _GOLDEN
     return mix(base[:, None] + elements)
 
 
-def uniform_floats(keys: torch.Tensor, counter: int, num: int) -> torch.Tensor:
+def uniform_floats(keys: torch.Tensor, counter: int | torch.Tensor, num: int) -> torch.Tensor:
     """Uniform float32 numbers in [0, 1), ``[M, num]``, multiples of 2^-24.
 
     >>> u = uniform_floats(stream_keys([1, 2], "dropout"), 0, 1000)
@@ -105,7 +109,7 @@ class DropoutStream:
     depend on the other models, nor on how the stack lays out its activations.
     """
 
-    def __init__(self, keys: torch.Tensor, step: int, probabilities: torch.Tensor) -> None:
+    def __init__(self, keys: torch.Tensor, step: int | torch.Tensor, probabilities: torch.Tensor) -> None:
         self.keys = keys
         self.step = step
         self.probabilities = probabilities

@@ -21,7 +21,8 @@ from zookeeper.population.augment import NO_AUGMENTATION, PURPOSE, AugmentSettin
 from zookeeper.population.convolution import interleave
 from zookeeper.population.evaluate import Evaluation, Images, evaluate
 from zookeeper.population.lower import Population
-from zookeeper.population.optimise import Hyperparameters, Optimizer
+from zookeeper.population.optimise import Hyperparameters, Optimizer, StepFactors
+from zookeeper.population.precision import FLOAT32, check_precision, training_precision
 from zookeeper.population.randomness import (
     DropoutStream,
     epoch_orders,
@@ -30,6 +31,7 @@ from zookeeper.population.randomness import (
     train_subsets,
 )
 from zookeeper.population.schedule import NO_SCHEDULE, Schedule
+from zookeeper.population.stepping import TileSteps
 
 _CACHE_BYTES = 8_000_000
 _MIN_TILE = 4
@@ -87,7 +89,8 @@ class Cohort:
     What they share is shared because it changes shapes or steps: optimiser, batch size, architecture,
     ``train_fraction`` (the share of the training images that each model sees, its own subset by its seed).
     ``schedules`` is one name per model, or empty for none; with schedules, ``num_epochs`` says how long
-    they last, whatever part of the training one call runs.
+    they last, whatever part of the training one call runs. ``precision`` is that of products in training
+    (`zookeeper.population.precision`); evaluation is in the dtype of the weights.
     """
 
     seeds: tuple[int, ...]
@@ -101,6 +104,7 @@ class Cohort:
     train_fraction: float = 1.0
     schedules: tuple[str, ...] = ()
     num_epochs: int = 0
+    precision: str = FLOAT32
 
     def __post_init__(self) -> None:
         if not 0 < self.train_fraction <= 1:
@@ -197,8 +201,11 @@ class CohortTrainer:
                 f"train: rows have shape {tuple(rows.shape)}; "
                 f"expected ({cohort.num_models}, {population.layout.num_weights})."
             )
+        check_precision(cohort.precision, rows.device.type)
         self.population, self.cohort, self.data, self.rows = population, cohort, data, rows
         device, dtype = rows.device, rows.dtype
+        self.steps_on_device = device.type == "cuda"
+        self._device_steps: dict[int, TileSteps] = {}
         self.trainable = slice(0, population.layout.num_trainable)
 
         def vector(values: tuple[float, ...]) -> torch.Tensor:
@@ -233,30 +240,42 @@ class CohortTrainer:
     def train_epoch(self, epoch: int) -> torch.Tensor:
         """Run epoch ``epoch`` (1 is the first) for all models; return the mean batch loss ``[M]``."""
         losses = torch.empty(self.cohort.num_models, dtype=self.rows.dtype, device=self.rows.device)
-        for tile in self.tiles:
-            losses[tile] = self._train_tile(tile, epoch)
+        with training_precision(self.cohort.precision, self.rows.device):
+            for tile in self.tiles:
+                losses[tile] = self._steps(tile).run(epoch) if self.steps_on_device else self._train_tile(tile, epoch)
         return losses
 
-    def _train_tile(self, tile: slice, epoch: int) -> torch.Tensor:
-        rows = self.rows[tile]
-        optimizer = self.optimizer.narrow(tile)
-        num_models, size = rows.shape[0], self.cohort.batch_size
+    def _steps(self, tile: slice) -> TileSteps:
+        """Return the steps of a tile with every number that changes kept on the device."""
+        if tile.start not in self._device_steps:
+            self._device_steps[tile.start] = TileSteps(self, tile)
+        return self._device_steps[tile.start]
+
+    def epoch_images(self, tile: slice, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images of an epoch in order, ``[U, n]`` for the seeds of a tile, and which seed a member has."""
         unique, member_of = torch.unique(self.order_keys[tile], return_inverse=True)
         orders = epoch_orders(unique, epoch, self.num_images)  # [U, n]
         if self.num_images < len(self.train_index):
             firsts = torch.zeros_like(unique).scatter_(0, member_of, self.subset_keys[tile])
             orders = train_subsets(firsts, len(self.train_index), self.cohort.train_fraction).gather(1, orders)
-        orders = self.train_index[orders]
+        return self.train_index[orders], member_of
+
+    def _train_tile(self, tile: slice, epoch: int) -> torch.Tensor:
+        rows = self.rows[tile]
+        optimizer = self.optimizer.narrow(tile)
+        num_models, size = rows.shape[0], self.cohort.batch_size
+        orders, member_of = self.epoch_images(tile, epoch)
         total = torch.zeros(num_models, dtype=rows.dtype, device=rows.device)
         for number in range(self.steps_per_epoch):
             index = orders[:, number * size : (number + 1) * size]  # [U, B]
-            index = index[0] if len(unique) == 1 else index[member_of]  # [B] or [M, B]
+            index = index[0] if len(orders) == 1 else index[member_of]  # [B] or [M, B]
             step = (epoch - 1) * self.steps_per_epoch + number + 1
-            loss = self._step(rows, optimizer, tile, index, step)
+            setting = None if self.schedule is None else self.schedule.at(step).narrow(tile)
+            loss = self.learn(rows, optimizer, tile, index, step, optimizer.factors(step, setting))
             total += loss * index.shape[-1]
         return total / self.num_images
 
-    def _batch(self, index: torch.Tensor, tile: slice, step: int) -> torch.Tensor:
+    def _batch(self, index: torch.Tensor, tile: slice, step: int | torch.Tensor) -> torch.Tensor:
         """Gather network inputs of image numbers ``[B]`` (all of one seed) or ``[M, B]``."""
         if self.data.augment.changes_images:
             keys = self.augment_keys[tile][: 1 if index.ndim == 1 else None]
@@ -264,15 +283,25 @@ class CohortTrainer:
             pixels = pixels[0] if index.ndim == 1 else pixels
         else:
             pixels = self._inputs[index].movedim(-1, -3)
-        if pixels.ndim == 5 and not self.population.flattens_first:
+        if pixels.ndim == 5 and self.population.stacks_images:
             pixels = interleave(pixels)
         if pixels.dtype == self.rows.dtype:
             return pixels
         return self.data.normalise(pixels, self.rows.dtype)
 
-    def _step(
-        self, rows: torch.Tensor, optimizer: Optimizer, tile: slice, index: torch.Tensor, step: int
+    def learn(
+        self,
+        rows: torch.Tensor,
+        optimizer: Optimizer,
+        tile: slice,
+        index: torch.Tensor,
+        step: int | torch.Tensor,
+        factors: StepFactors,
     ) -> torch.Tensor:
+        """Take one optimizer step with the weights of a tile, in place; return the loss before it, ``[M]``.
+
+        Nothing in it depends on values on the host: with ``step`` as a tensor it can be captured as a CUDA graph.
+        """
         num_models = rows.shape[0]
         images = self._batch(index, tile, step)
         labels = self.data.labels[index].expand(num_models, index.shape[-1])
@@ -281,11 +310,11 @@ class CohortTrainer:
             dropout = DropoutStream(self.dropout_keys[tile], step, self.dropout_p[tile])
         leaf = rows.detach().requires_grad_()
         logits, statistics = self.population.forward_training(leaf, images, dropout)
+        logits = logits.to(rows.dtype)
         losses = F.cross_entropy(logits.reshape(-1, logits.shape[2]), labels.reshape(-1), reduction="none")
         loss = losses.view(num_models, -1).mean(1)
         (grads,) = torch.autograd.grad(loss.sum(), leaf)
-        setting = None if self.schedule is None else self.schedule.at(step).narrow(tile)
-        optimizer.step(rows[:, self.trainable], grads[:, self.trainable], step, setting)
+        optimizer.update(rows[:, self.trainable], grads[:, self.trainable], factors)
         for name, values in statistics.items():
             rows[:, self.population.layout.block(name).columns] = values
         return loss.detach()
