@@ -62,13 +62,13 @@ def test_every_optimiser_is_known(optimizer: str, plan_of: MakePlan) -> None:
 
 
 def sabotage(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, torch.Tensor, torch.Tensor], object]) -> None:
-    real = Optimizer.step
+    real = Optimizer.update
 
-    def step(self: Optimizer, rows: torch.Tensor, grads: torch.Tensor, *rest: Any) -> None:
+    def update(self: Optimizer, rows: torch.Tensor, grads: torch.Tensor, *rest: Any) -> None:
         change(self, rows, grads)
         real(self, rows, grads, *rest)
 
-    monkeypatch.setattr(Optimizer, "step", step)
+    monkeypatch.setattr(Optimizer, "update", update)
 
 
 def test_an_optimiser_that_mixes_neighbours_fails(plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
