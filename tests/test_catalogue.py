@@ -11,6 +11,7 @@ from zookeeper.nets.initialise import init_names
 from zookeeper.nets.registry import architecture_names
 from zookeeper.population.convolution import LOWERINGS, TRITON
 from zookeeper.population.optimise import optimizer_names
+from zookeeper.population.precision import PRECISIONS
 from zookeeper.spec import names
 
 
@@ -22,9 +23,10 @@ from zookeeper.spec import names
         (names.INITS, init_names()),
         (names.OPTIMIZERS, optimizer_names()),
         (names.IMAGE_SETS, image_set_names()),
+        (names.PRECISIONS, PRECISIONS),
         (names.LOWERINGS, ("auto", *LOWERINGS, TRITON)),
     ],
-    ids=["architectures", "activations", "inits", "optimizers", "image sets", "lowerings"],
+    ids=["architectures", "activations", "inits", "optimizers", "image sets", "precisions", "lowerings"],
 )
 def test_names_of_the_spec_are_implemented(listed: tuple[str, ...], implemented: tuple[str, ...]) -> None:
     assert len(set(listed)) == len(listed) > 1

@@ -48,6 +48,7 @@ def test_minimal_spec_is_one_model_with_the_defaults():
         "nesterov": False,
         "schedule": "none",
         "train_fraction": 1.0,
+        "precision": "float32",
         "batch_size": 32,
         "epochs": 5,
         "seed": 0,

@@ -19,6 +19,7 @@ from zookeeper.images import ImageSet, Transforms
 from zookeeper.nets.registry import build_network
 from zookeeper.population import Cohort as Factors
 from zookeeper.population import Population, TrainingData, train_cohort
+from zookeeper.population.precision import FLOAT32
 from zookeeper.population.process import prepare_process
 from zookeeper.spec import ImageSpec
 from zookeeper.spec.grid import ModelConfig
@@ -137,9 +138,9 @@ class _Trial:
         return train_plainly(network, places, factors, 0, self.data, row, num_epochs=_EPOCHS)
 
     def factors(self, members: Sequence[int]) -> Factors:
-        """Generating factors of members; a schedule runs through its whole course."""
+        """Generating factors of members; a schedule runs through its whole course, and no precision is given up."""
         job = CohortJob("", Cohort("check", tuple(self.models[number] for number in members)), (0, _EPOCHS), "", "", "")
-        return replace(worker.cohort_factors(job), num_epochs=_EPOCHS)
+        return replace(worker.cohort_factors(job), num_epochs=_EPOCHS, precision=FLOAT32)
 
     def start(self, members: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Untrained rows ``[m, P]``."""

@@ -14,6 +14,7 @@ from zookeeper.build import worker
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
 from zookeeper.build.lowerings import decide_lowerings
 from zookeeper.population import Population, TrainingData, evaluate
+from zookeeper.population.precision import FLOAT32, TF32
 from zookeeper.population.process import prepare_process
 from zookeeper.population.train import CohortTrainer
 from zookeeper.spec.plan import Cohort, Plan
@@ -141,6 +142,8 @@ def _time_cohort(population: Population, job: CohortJob, data: TrainingData) -> 
     """Seconds per model and training step, and per model and evaluation of all splits."""
     models = job.cohort.models
     factors = worker.cohort_factors(job)
+    if factors.precision == TF32 and data.images.device.type != "cuda":
+        factors = replace(factors, precision=FLOAT32)  # planned here, to be trained elsewhere
     few = data.indices["train"][: _TRIAL_STEPS * factors.batch_size]
     trial = replace(data, indices={"train": few})
     start = worker.initial_rows(population.layout, models)

@@ -129,9 +129,13 @@ def prepare_zoo(plan: Plan, root: Path, *, device: str = "cpu", num_threads: int
     ------
     InputError
         If the directory holds something else, such as a zoo of another spec (the differences are listed), or
-        the images or an architecture changed.
+        the images or an architecture changed, or the device cannot take products in the spec's precision.
     """
+    from zookeeper.population.precision import check_precision
+
     spec = plan.spec
+    for precision in spec.factor_values("precision"):
+        check_precision(str(precision), device)
     images = load_spec_images(image_json(spec))
     layouts = {cohort.name: population_of(cohort.models[0], images).layout for cohort in plan.cohorts}
     if (root / HEADER).exists():

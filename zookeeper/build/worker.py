@@ -188,6 +188,7 @@ def cohort_factors(job: CohortJob) -> Cohort:
         train_fraction=models[0].train_fraction,
         schedules=tuple(model.schedule for model in models),
         num_epochs=models[0].epochs,
+        precision=models[0].precision,
     )
 
 

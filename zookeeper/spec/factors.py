@@ -49,6 +49,7 @@ Init = Annotated[str, AfterValidator(known("init", names.INITS))]
 BiasInit = Annotated[str, AfterValidator(known("bias init", names.BIAS_INITS))]
 Optimizer = Annotated[str, AfterValidator(known("optimizer", names.OPTIMIZERS))]
 Schedule = Annotated[str, AfterValidator(known("schedule", names.SCHEDULES))]
+Precision = Annotated[str, AfterValidator(known("precision", names.PRECISIONS))]
 LearningRate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_without_negative_zero)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), AfterValidator(_without_negative_zero)]
@@ -71,6 +72,7 @@ FACTORS: Final[dict[str, tuple[str, Any]]] = {
     "nesterov": ("training", bool),
     "schedule": ("training", Schedule),
     "train_fraction": ("training", ShareAboveZero),
+    "precision": ("training", Precision),
     "batch_size": ("training", PositiveInt),
     "epochs": ("training", PositiveInt),
     "seed": ("training", Seed),
@@ -90,11 +92,12 @@ DEFAULTS: Final[dict[str, Scalar]] = {
     "nesterov": False,
     "schedule": "none",
     "train_fraction": 1.0,
+    "precision": "float32",
     "seed": 0,
 }
 """Values of factors that a spec of version 1 leaves out; `default_momentum` gives the remaining one."""
 
-LATER: Final = ("init_std", "bias_init", "schedule", "train_fraction")
+LATER: Final = ("init_std", "bias_init", "schedule", "train_fraction", "precision")
 """Factors that came after the first release: at their default they are no part of any identity."""
 
 STD_INITS: Final = ("normal", "truncated_normal")

@@ -30,7 +30,7 @@ class ModelConfig:
         the zoo's name, grid, split, checkpoints, cohorts or device.
     architecture, activation, init, init_std, bias_init, dropout
         The generating factors of the network.
-    optimizer, lr, weight_decay, momentum, nesterov, schedule, train_fraction, batch_size, epochs, seed
+    optimizer, lr, weight_decay, momentum, nesterov, schedule, train_fraction, precision, batch_size, epochs, seed
         Those of its training.
     split
         Side of the zoo's split: train, val or test.
@@ -50,6 +50,7 @@ class ModelConfig:
     nesterov: bool
     schedule: str
     train_fraction: float
+    precision: str
     batch_size: int
     epochs: int
     seed: int

@@ -29,6 +29,7 @@ INITS: tuple[str, ...] = (
 )
 BIAS_INITS: tuple[str, ...] = ("default", "normal", "ones", "zeros")
 OPTIMIZERS: tuple[str, ...] = ("adam", "adamw", "rmsprop", "sgd")
+PRECISIONS: tuple[str, ...] = ("float32", "tf32", "bf16")
 SCHEDULES: tuple[str, ...] = ("cosine", "none", "onecycle")
 LOWERINGS: tuple[str, ...] = ("auto", "grouped", "unfold", "triton")
 IMAGE_SETS: tuple[str, ...] = (

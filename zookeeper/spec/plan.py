@@ -19,12 +19,14 @@ SHARED_FACTORS: tuple[str, ...] = (
     "optimizer",
     "nesterov",
     "train_fraction",
+    "precision",
     "batch_size",
     "epochs",
 )
 """Factors on which the models of a cohort agree: they decide shapes, steps and the graph.
 
-`train_fraction` decides how many steps an epoch has. A schedule does not, so it may differ from row to row.
+`train_fraction` decides how many steps an epoch has, `precision` how products are taken. A schedule decides neither,
+so it may differ from row to row.
 """
 
 DEFAULT_COHORT_SIZE = 64

@@ -39,6 +39,7 @@ from zookeeper.spec.factors import (
     NonNegative,
     Optimizer,
     PositiveInt,
+    Precision,
     Schedule,
     Seed,
     Share,
@@ -181,6 +182,7 @@ class TrainingSection(Section):
     nesterov: bool | None = None
     schedule: Schedule | None = None
     train_fraction: ShareAboveZero | None = None
+    precision: Precision | None = None
     batch_size: PositiveInt | None = None
     epochs: PositiveInt | None = None
     seed: Seed | None = None
@@ -215,6 +217,7 @@ class GridSection(Section):
     nesterov: Axis[bool] | None = None
     schedule: Axis[Schedule] | None = None
     train_fraction: Axis[ShareAboveZero] | None = None
+    precision: Axis[Precision] | None = None
     batch_size: Axis[PositiveInt] | None = None
     seed: SeedAxis[Seed] | None = None
 
