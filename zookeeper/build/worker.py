@@ -17,7 +17,7 @@ from zookeeper.build.job import CohortJob, load_spec_images, population_of
 from zookeeper.build.lowerings import settle_lowerings
 from zookeeper.build.tiles import with_smaller_tiles
 from zookeeper.build.writing import BlockWriter
-from zookeeper.errors import BuildError, StoreError
+from zookeeper.errors import BuildError
 from zookeeper.images import ImageSet
 from zookeeper.nets.initialise import initialise_rows
 from zookeeper.nets.layout import WeightLayout
@@ -25,8 +25,8 @@ from zookeeper.population import Cohort, EpochResult, TrainingData, train_cohort
 from zookeeper.population.augment import AugmentSettings
 from zookeeper.population.process import prepare_process
 from zookeeper.spec.grid import ModelConfig
-from zookeeper.store.records import CommitRecord, cohort_commits
-from zookeeper.store.state import State, load_state
+from zookeeper.store.records import CommitRecord, cohort_commits, unbroken
+from zookeeper.store.state import State, StateGone, load_state
 from zookeeper.store.table import DIVERGED, OK
 from zookeeper.store.writer import AlreadyCommitted, Block, commit_block
 
@@ -77,18 +77,21 @@ def build_cohort(job: CohortJob, on_beat: OnBeat | None = None) -> Beat:
     def work(tile: int | None) -> Beat:
         while True:
             try:
-                return _go_on(job, images, tile, on_beat)
+                beat = _go_on(job, images, tile, on_beat)
             except AlreadyCommitted:
                 continue  # a worker of a killed build lived on for a moment: its block stands
+            if beat.epoch == job.epochs[-1]:
+                return beat
+            # a block that was absent is made again: now what comes after those that stand
 
     return with_smaller_tiles(work, job.tile, len(job.cohort.models), f"cohort {job.cohort.name}")
 
 
 def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat | None) -> Beat:
     root = Path(job.root)
-    last, stored = _resume_point(root, job.cohort.name)
-    if last is not None and last.final:
-        return Beat(job.cohort.name, len(job.cohort.models), last.last_epoch, float("nan"), 0)
+    point = _resume_point(root, job.cohort.name, job.epochs)
+    if not point.wanted:
+        return Beat(job.cohort.name, len(job.cohort.models), job.epochs[-1], float("nan"), 0)
     models = job.cohort.models
     population = population_of(models[0], images)
     population = population.lowered(
@@ -102,6 +105,7 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
         )
     )
     device = torch.device(job.device)
+    stored = point.state
     if stored is None:
         start = initial_rows(population.layout, models)
         stored = {_ROWS: start.astype(np.float32, copy=False)}
@@ -112,13 +116,14 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
         training_data(images, device),
         state.pop(_ROWS),
         tile=tile,
-        last_epoch=job.epochs[-1],
-        first_epoch=0 if last is None else last.last_epoch + 1,
+        last_epoch=point.wanted[-1],
+        first_epoch=point.first_epoch,
         state=state,
     )
     beat = Beat(job.cohort.name, len(models), 0, float("nan"), 0)
     with BlockWriter() as writer:
-        pending = _Pending(job, root, writer, {split: images.count(split) for split in images.indices})
+        counts = {split: images.count(split) for split in images.indices}
+        pending = _Pending(job, root, writer, counts, point.wanted)
         for result in results:
             pending.take(result)
             best = result.evaluations["test"].accuracy.max().item() if "test" in result.evaluations else float("nan")
@@ -128,17 +133,39 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
     return beat
 
 
-def _resume_point(root: Path, cohort: str) -> tuple[CommitRecord | None, State | None]:
-    """Read a cohort's newest commit and the training state after it (None before the first, after the last)."""
+@dataclass(frozen=True, eq=False)
+class _ResumePoint:
+    """Where a cohort goes on: after the last block before which none is absent.
+
+    ``state`` is None where training begins at the start: before the first block, and where the state is gone
+    because the blocks that came after it were lost. ``wanted`` are the checkpoints up to the next block that stands.
+    """
+
+    last: CommitRecord | None
+    state: State | None
+    wanted: tuple[int, ...]
+
+    @property
+    def first_epoch(self) -> int:
+        """The first epoch to train; 0 is the untrained network."""
+        return 0 if self.last is None or self.state is None else self.last.last_epoch + 1
+
+
+def _resume_point(root: Path, cohort: str, epochs: tuple[int, ...]) -> _ResumePoint:
     while True:
         commits = cohort_commits(root, cohort)
-        if not commits or commits[-1].final:
-            return (commits[-1] if commits else None), None
+        whole = unbroken(commits, epochs)
+        last = whole[-1] if whole else None
+        done = -1 if last is None else last.last_epoch
+        until = min((record.first_epoch for record in commits if record.first_epoch > done), default=epochs[-1] + 1)
+        wanted = tuple(epoch for epoch in epochs if done < epoch < until)
+        if last is None or last.final:
+            return _ResumePoint(last, None, wanted)
         try:
-            return commits[-1], load_state(root, commits[-1])
-        except StoreError:
+            return _ResumePoint(last, load_state(root, last), wanted)
+        except StateGone:
             if cohort_commits(root, cohort) == commits:
-                raise
+                return _ResumePoint(last, None, wanted)
             # another writer committed between the two looks, which retires the older state
 
 
@@ -200,6 +227,7 @@ class _Pending:
     root: Path
     writer: BlockWriter
     num_images: dict[str, int]
+    wanted: tuple[int, ...]
     epochs: list[int] = field(default_factory=list)
     rows: list[npt.NDArray[np.float32]] = field(default_factory=list)
     columns: dict[str, list[npt.NDArray[np.generic]]] = field(default_factory=dict)
@@ -210,13 +238,13 @@ class _Pending:
         """Keep an epoch if it is a checkpoint; commit when enough has come together."""
         seconds = time.monotonic() - self.since_epoch
         self.since_epoch = time.monotonic()
-        if result.epoch not in self.job.epochs:
+        if result.epoch not in self.wanted:
             return
         self.epochs.append(result.epoch)
         self.rows.append(result.rows.to("cpu", torch.float32, copy=True).numpy())
         for name, values in epoch_properties(result, self.num_images, seconds / len(result.rows)).items():
             self.columns.setdefault(name, []).append(values)
-        is_last = result.epoch == self.job.epochs[-1]
+        is_last = result.epoch == self.wanted[-1]
         num_bytes = len(self.rows) * self.rows[0].nbytes
         if is_last or num_bytes >= COMMIT_BYTES or time.monotonic() - self.since_commit >= COMMIT_SECONDS:
             self._commit(result)

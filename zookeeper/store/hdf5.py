@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pyarrow as pa
 
-from zookeeper.errors import StoreError
+from zookeeper.errors import InputError, StoreError
 from zookeeper.store.encoding import Encoding, Stored
 from zookeeper.store.parquet import SHARD_FORMAT, SHARD_VERSION
 from zookeeper.store.records import Spans
@@ -107,6 +107,16 @@ class Hdf5Shard:
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self._path}: cannot be decoded ({error}). Restore it from a copy.")
+
+
+def describe_shard(path: Path) -> tuple[Encoding, int, str]:
+    """Read off a shard itself how it is encoded, its width and its layout; raises `StoreError` if it is damaged."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            encoding = Encoding("hdf5", str(file.attrs["dtype"]), file[WEIGHTS].compression or "none")
+            return encoding, int(file[WEIGHTS].shape[1]), str(file.attrs["layout"])
+    except (*_FAILURES, InputError) as error:
+        raise StoreError(f"{path}: cannot be decoded ({error}). Restore it from a copy.") from error
 
 
 def _write_table(file: h5py.File, table: pa.Table) -> None:

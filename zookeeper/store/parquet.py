@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zookeeper.errors import StoreError
+from zookeeper.errors import InputError, StoreError
 from zookeeper.store.encoding import PLAIN, Encoding, Stored
 from zookeeper.store.records import Spans
 from zookeeper.store.table import WEIGHTS
@@ -115,6 +115,20 @@ class ParquetShard:
 
     def _damaged(self, error: Exception) -> StoreError:
         return StoreError(f"{self._path}: cannot be decoded ({error}). Restore it from a copy.")
+
+
+def describe_shard(path: Path) -> tuple[Encoding, int, str]:
+    """Read off a shard itself how it is encoded, its width and its layout; raises `StoreError` if it is damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            about = json.loads((file.schema_arrow.metadata or {}).get(SHARD_FORMAT.encode(), b"{}"))
+            group = file.metadata.row_group(0)
+            packed = group.column(group.num_columns - 1).compression != "UNCOMPRESSED"
+            width = int(file.schema_arrow.field(WEIGHTS).type.list_size)
+        encoding = Encoding("parquet", about.get("dtype", "float32"), "zstd" if packed else "none")
+    except (*_FAILURES, InputError) as error:
+        raise StoreError(f"{path}: cannot be decoded ({error}). Restore it from a copy.") from error
+    return encoding, width, str(about.get("layout", ""))
 
 
 def encode_table(table: pa.Table) -> bytes:

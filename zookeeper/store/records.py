@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ class CommitRecord:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a cohort is: its newest record, or None if nothing is committed."""
+    """How far a cohort is without a gap: the last record before one, or None if its first block is absent."""
 
     cohort: str
     record: CommitRecord | None
@@ -210,8 +211,24 @@ def cohort_commits(root: Path, cohort: str) -> tuple[CommitRecord, ...]:
     return tuple(sorted((read_record(path) for path in paths), key=lambda record: record.key))
 
 
+def unbroken(records: Sequence[CommitRecord], epochs: Sequence[int]) -> tuple[CommitRecord, ...]:
+    """The blocks of a cohort from its first epoch on, up to the first one that is absent.
+
+    A block is absent before others if it was damaged and moved to quarantine.
+    """
+    found: list[CommitRecord] = []
+    following = dict(pairwise(epochs))
+    wanted: int | None = epochs[0]
+    for record in sorted(records, key=lambda record: record.key):
+        if record.first_epoch != wanted:
+            break
+        found.append(record)
+        wanted = following.get(record.last_epoch)
+    return tuple(found)
+
+
 def cohort_progress(root: Path) -> dict[str, Progress]:
-    """How far each cohort of the header is, in the header's order.
+    """How far each cohort of the header is without a gap, in the header's order.
 
     Raises
     ------
@@ -220,10 +237,14 @@ def cohort_progress(root: Path) -> dict[str, Progress]:
     StoreError
         If the header or a record is damaged.
     """
-    newest: dict[str, CommitRecord] = {}
+    by_cohort: dict[str, list[CommitRecord]] = {}
     for record in read_commits(root):
-        newest[record.cohort] = record
-    return {cohort: Progress(cohort, newest.get(cohort)) for cohort in read_header(root).cohorts}
+        by_cohort.setdefault(record.cohort, []).append(record)
+    progress = {}
+    for name, cohort in read_header(root).cohorts.items():
+        whole = unbroken(by_cohort.get(name, []), cohort.epochs)
+        progress[name] = Progress(name, whole[-1] if whole else None)
+    return progress
 
 
 def commits_digest(records: Iterable[CommitRecord]) -> str:

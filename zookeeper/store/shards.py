@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from zookeeper.errors import StoreError
 from zookeeper.store import parquet
-from zookeeper.store.encoding import Encoding, Floats, Stored, decode_floats
+from zookeeper.store.encoding import SUFFIXES, Encoding, Floats, Stored, decode_floats
 from zookeeper.store.records import CommitRecord, Spans
 
 _MAX_GROUPS = 1024  # a Parquet footer costs about 800 bytes per row group
@@ -69,6 +69,15 @@ def open_shard(path: Path, num_weights: int, encoding: Encoding) -> ShardFile:
 
         return hdf5.Hdf5Shard(path, num_weights, encoding.dtype)
     return parquet.ParquetShard(path, num_weights, encoding.dtype)
+
+
+def describe_shard(path: Path) -> tuple[Encoding, int, str]:
+    """Read off a shard itself how it is encoded, its width and its layout; raises `StoreError` if it is damaged."""
+    if path.suffix == f".{SUFFIXES['hdf5']}":
+        from zookeeper.store import hdf5
+
+        return hdf5.describe_shard(path)
+    return parquet.describe_shard(path)
 
 
 class RowDecoder:

@@ -46,28 +46,34 @@ def decode_state(data: bytes, where: str) -> dict[str, npt.NDArray[np.generic]]:
         raise StoreError(f"{where}: damaged training state ({error}).") from error
 
 
+class StateGone(StoreError):
+    """The training state after a block is not there: a later block retired it, or it was damaged and set aside."""
+
+
 def load_state(root: Path, record: CommitRecord) -> dict[str, npt.NDArray[np.generic]]:
     """Load the training state after ``record``, checked against its size and hash.
 
     Raises
     ------
+    StateGone
+        If the record has no state, or the file is gone (a newer block was committed).
     StoreError
-        If the record has no state, the file is gone (a newer block was committed) or damaged.
+        If the file is damaged.
     """
     if record.state is None:
-        raise StoreError(f"{root}: cohort {record.cohort} has no training state after epoch {record.last_epoch}.")
+        raise StateGone(f"{root}: cohort {record.cohort} has no training state after epoch {record.last_epoch}.")
     path = root / record.state.file
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise StoreError(
+        raise StateGone(
             f"{path}: training state is gone; another process may have committed a later block. "
             "Read the progress again."
         ) from error
     if len(data) != record.state.size or hash_bytes(data) != record.state.xxh3:
         raise StoreError(
             f"{path}: damaged training state; expected {record.state.size} bytes with xxh3 {record.state.xxh3}, "
-            f"got {len(data)} bytes with xxh3 {hash_bytes(data)}. Committed rows are intact; restore the file "
-            "or build this cohort in a new zoo."
+            f"got {len(data)} bytes with xxh3 {hash_bytes(data)}. Committed rows are intact. Restore the file, "
+            "or: zookeeper verify --repair, then build again, which trains this cohort from its start."
         )
     return decode_state(data, str(path))

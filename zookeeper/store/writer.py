@@ -201,7 +201,12 @@ def _check_block(root: Path, block: Block) -> tuple[ZooHeader, CohortEntry]:
         raise InputError(
             f"{where}: rows must be [{len(cohort.models)}, {len(block.epochs)}, P], got {list(rows.shape)}."
         )
-    done = [record for record in cohort_commits(root, block.cohort) if record.first_epoch < block.epochs[0]]
+    commits = cohort_commits(root, block.cohort)
+    done = [record for record in commits if record.first_epoch < block.epochs[0]]
+    if later := [record for record in commits if block.epochs[0] < record.first_epoch <= block.epochs[-1]]:
+        raise InputError(
+            f"{where}: epochs {block.epochs} overlap with the block that starts at {later[0].first_epoch}."
+        )
     expected = cohort.epochs[cohort.epochs.index(done[-1].last_epoch) + 1] if done else cohort.epochs[0]
     if block.epochs[0] != expected and not (root / COMMITS / record_name(block.cohort, block.epochs[0])).exists():
         raise InputError(f"{where}: the next block must start at epoch {expected}, got {block.epochs[0]}.")
