@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from hyperrep.weights.segments import Segment, segments_of
 from zookeeper.errors import InputError
-from zookeeper.nets.layout import WeightBlock, WeightLayout
+from zookeeper.nets.layout import WeightLayout
 
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Tokens of fixed width for the rows of one layout.
+    """Tokens of one width for the rows of one layout.
 
     Every output channel or neuron gives one run of numbers: its incoming weights, then its bias; a
     channel of a normalisation layer gives scale, shift, running mean and running variance. A run is
     padded with zeros to a multiple of the token width D and cut into tokens. Layers keep the order
-    of the layout. `tokenise` and `detokenise` are exact inverses on real entries.
+    of the layout. `tokenise` and `detokenise` are exact inverses on real entries. What other encodings
+    call a token per weight or a token per neuron is the same cut at another width
+    (`hyperrep.weights.encodings`).
 
     Source: Schürholt et al., "Towards Scalable and Versatile Weight Space Learning" (SANE, 2024).
 
@@ -55,30 +58,32 @@ class Tokeniser:
     def __post_init__(self) -> None:
         if self.token_width < 1:
             raise InputError(f"tokens.width: expected 1 or more, got {self.token_width}.")
-        if not self.layout.blocks:
-            raise InputError("tokens: the layout has no weights; expected at least one block.")
-        for layer, blocks in _blocks_by_layer(self.layout).items():
-            channels = {block.name: block.shape[0] for block in blocks}
-            if len(set(channels.values())) != 1:
-                raise InputError(
-                    f"tokens: blocks of layer {layer!r} have different numbers of output channels ({channels}); "
-                    "expected one number per layer."
-                )
+        segments_of(self.layout, self.token_width)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The layers as stretches of the sequence."""
+        return segments_of(self.layout, self.token_width)
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+        return self.token_width
 
     @property
     def num_tokens(self) -> int:
         """T, the number of tokens of one model."""
-        return int(self.positions.shape[0])
+        return self.segments[-1].stop
 
     @cached_property
     def columns(self) -> torch.Tensor:
         """Column of every token entry, int64 ``[T, D]``; P (one past the last column) where padded."""
-        return torch.from_numpy(self._plan[0])
+        return self.window(0, self.num_tokens).columns
 
     @cached_property
     def positions(self) -> torch.Tensor:
         """(index in the sequence, layer, channel) of every token, int64 ``[T, 3]``."""
-        return torch.from_numpy(self._plan[1])
+        return torch.from_numpy(np.concatenate([s.positions(s.first, s.stop) for s in self.segments]))
 
     @cached_property
     def mask(self) -> torch.Tensor:
@@ -94,25 +99,27 @@ class Tokeniser:
         entries[flat[real]] = torch.arange(flat.numel())[real]
         return entries
 
-    @cached_property
-    def _plan(self) -> tuple[np.ndarray, np.ndarray]:
-        num_weights, width = self.layout.num_weights, self.token_width
-        columns, positions = [], []
-        num_tokens = 0
-        for layer, blocks in enumerate(_blocks_by_layer(self.layout).values()):
-            channels = blocks[0].shape[0]
-            runs = np.concatenate(
-                [np.arange(b.offset, b.offset + b.size, dtype=np.int64).reshape(channels, -1) for b in blocks], axis=1
-            )  # [channels, incoming weights and bias]
-            chunks = -(-runs.shape[1] // width)
-            padded = np.full((channels, chunks * width), num_weights, dtype=np.int64)
-            padded[:, : runs.shape[1]] = runs
-            columns.append(padded.reshape(channels * chunks, width))
-            index = np.arange(num_tokens, num_tokens + channels * chunks, dtype=np.int64)
-            channel = np.repeat(np.arange(channels, dtype=np.int64), chunks)
-            positions.append(np.stack([index, np.full_like(index, layer), channel], axis=1))
-            num_tokens += channels * chunks
-        return np.concatenate(columns), np.concatenate(positions)
+    def window(self, first: int, num: int) -> TokenWindow:
+        """Take ``num`` tokens from number ``first`` on as a value; its size does not depend on T.
+
+        Raises
+        ------
+        InputError
+            If the window does not lie inside the sequence.
+        """
+        stop = first + num
+        if first < 0 or num < 1 or stop > self.num_tokens:
+            raise InputError(f"window: expected some of the {self.num_tokens} tokens, got tokens {first} to {stop}.")
+        parts = [
+            (s, max(first, s.first), min(stop, s.stop)) for s in self.segments if s.first < stop and s.stop > first
+        ]
+        columns = [s.columns(low, high, self.token_width, self.layout.num_weights) for s, low, high in parts]
+        positions = [s.positions(low, high) for s, low, high in parts]
+        return TokenWindow(
+            self.layout.num_weights,
+            torch.from_numpy(np.concatenate(columns)),
+            torch.from_numpy(np.concatenate(positions)),
+        )
 
     def tokenise(self, rows: torch.Tensor) -> torch.Tensor:
         """Cut rows ``[N, P]`` into tokens ``[N, T, D]``; padding is exactly zero, whatever the rows hold.
@@ -157,6 +164,70 @@ class Tokeniser:
         return cache[key]
 
 
+@dataclass(frozen=True, eq=False)
+class TokenWindow:
+    """Some consecutive tokens of a model: which columns they hold and where they stand.
+
+    `read` and `write` are exact inverses on the window's own columns.
+
+    Parameters
+    ----------
+    num_weights
+        P, the number of columns of a row.
+    columns
+        Column of every entry, int64 ``[S, D]``; P where padded.
+    positions
+        (index in the sequence, layer, channel) of every token, int64 ``[S, 3]``.
+
+    Examples
+    --------
+    >>> layout = WeightLayout.from_shapes({"fc.weight": ((2, 3), "weight"), "fc.bias": ((2,), "bias")})
+    >>> window = Tokeniser(layout, token_width=3).window(1, 2)
+    >>> tokens = window.read(torch.arange(8.0)[None])
+    >>> tokens.tolist()
+    [[[6.0, 0.0, 0.0], [3.0, 4.0, 5.0]]]
+    >>> window.write(tokens + 10, torch.zeros(1, 8)).tolist()
+    [[0.0, 0.0, 0.0, 13.0, 14.0, 15.0, 16.0, 0.0]]
+    """
+
+    num_weights: int
+    columns: torch.Tensor
+    positions: torch.Tensor
+
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        """True at real entries, bool ``[S, D]``."""
+        return self.columns < self.num_weights
+
+    @cached_property
+    def real_columns(self) -> torch.Tensor:
+        """Columns of the real entries, int64, in the order of the tokens."""
+        return self.columns[self.mask]
+
+    def to(self, device: torch.device) -> TokenWindow:
+        """Move the indices to a device."""
+        return TokenWindow(self.num_weights, self.columns.to(device), self.positions.to(device))
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Read the window's tokens ``[N, S, D]`` out of rows ``[N, P]``; padding is exactly zero."""
+        self._check_rows(rows)
+        index = self.columns.clamp(max=self.num_weights - 1).flatten()
+        return rows.index_select(1, index).view(-1, *self.columns.shape).masked_fill(~self.mask, 0.0)
+
+    def write(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Copy rows ``[N, P]`` with the window's columns replaced by tokens ``[N, S, D]``; padding is never read."""
+        self._check_rows(rows)
+        if tuple(tokens.shape) != (len(rows), *self.columns.shape):
+            raise InputError(
+                f"window: tokens have shape {tuple(tokens.shape)}; expected {(len(rows), *self.columns.shape)}."
+            )
+        return rows.index_copy(1, self.real_columns, tokens[:, self.mask])
+
+    def _check_rows(self, rows: torch.Tensor) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self.num_weights:
+            raise InputError(f"window: rows have shape {tuple(rows.shape)}; expected [N, {self.num_weights}].")
+
+
 class _Rearrange(torch.autograd.Function):
     """Gather columns; an index one past the end gives zero. The backward pass gathers with the inverse index.
 
@@ -180,10 +251,3 @@ def _gather_columns(source: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     if index.numel() > source.shape[1]:  # only then can an index point past the end
         source = torch.nn.functional.pad(source, (0, 1))
     return source.index_select(1, index)
-
-
-def _blocks_by_layer(layout: WeightLayout) -> dict[str, list[WeightBlock]]:
-    blocks: dict[str, list[WeightBlock]] = {layer: [] for layer in layout.layers}
-    for block in layout.blocks:
-        blocks[block.layer].append(block)
-    return blocks
