@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "door": {"errors", "spec", "store", "nets", "zoo", "build"},
     "terminal": {"errors"},
 }
+ARROWS["cli_store"] = set(ARROWS)
 ARROWS["cli"] = set(ARROWS)
 # Rooms of hyperrep; besides these every one may see zookeeper, except its command line.
 INNER_ARROWS: dict[str, set[str]] = {

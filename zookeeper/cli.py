@@ -11,7 +11,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from zookeeper.cli_store import convert, verify
 from zookeeper.terminal import (
+    DataRootOption,
+    JsonOption,
+    ZooArgument,
     format_bytes,
     format_duration,
     format_share,
@@ -30,15 +34,7 @@ app = typer.Typer(
 )
 
 SpecArgument = Annotated[Path, typer.Argument(help="YAML file that describes the zoo.", show_default=False)]
-ZooArgument = Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Allow more than 20,000 models.")]
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root", help="Folder that holds the image files; default images.root, then $ZOO_DATA_ROOT, then ./data."
-    ),
-]
 WorkersOption = Annotated[int, typer.Option("--workers", "-w", min=1, help="Workers at a time.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto.")]
 MemoryOption = Annotated[str | None, typer.Option("--memory", help="What one worker may take, such as 8GB.")]
@@ -301,57 +297,8 @@ def query(
         typer.echo("no checkpoint matches", err=True)
 
 
-@app.command()
-def convert(
-    source: ZooArgument,
-    target: Annotated[Path, typer.Argument(help="A new directory.", show_default=False)],
-    backend: Annotated[str | None, typer.Option("--backend", help="parquet or hdf5; default as it is.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, float16, bfloat16 or float64; default as it is.")
-    ] = None,
-    compression: Annotated[
-        str | None,
-        typer.Option("--compression", help="none, zstd (parquet) or gzip (hdf5); default as it is."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Store a zoo again in another backend, type or compression: all of it or nothing."""
-    from tqdm import tqdm
-
-    from zookeeper.store.convert import convert_zoo
-    from zookeeper.store.encoding import COMPRESSIONS, Encoding
-    from zookeeper.store.header import read_header
-    from zookeeper.store.records import CommitRecord, read_commits
-
-    now = read_header(source).store
-    where = backend or now.backend
-    kept = now.compression if now.compression in COMPRESSIONS.get(where, ()) else "none"
-    encoding = Encoding(where, dtype or now.dtype, compression or kept)
-    total = sum(record.num_rows for record in read_commits(source))
-    with tqdm(total=total, unit=" rows", desc="converting", disable=None, dynamic_ncols=True) as bar:
-
-        def advance(record: CommitRecord) -> None:
-            bar.update(record.num_rows)
-
-        done = convert_zoo(source, target, encoding, advance)
-    if as_json:
-        print_json({"path": str(target), **encoding.to_json(), **asdict(done)})
-    else:
-        print_pairs(
-            {
-                "zoo": str(target),
-                "stored as": f"{encoding.backend}, {encoding.dtype}, compression {encoding.compression}",
-                "checkpoints": f"{done.num_rows:,}",
-                "shards": f"{format_bytes(done.bytes_after)} (were {format_bytes(done.bytes_before)})",
-                "kept": "every bit of every weight" if done.num_changed == 0 else "not every bit",
-            }
-        )
-    if done.num_changed:
-        typer.echo(
-            f"lossy: {done.num_changed:,} weights changed, by {done.largest_change:.3g} at most; "
-            f"{done.num_overflowed:,} became infinite",
-            err=True,
-        )
+app.command()(convert)
+app.command()(verify)
 
 
 def _short(difference: float) -> str:

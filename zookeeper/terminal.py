@@ -1,4 +1,4 @@
-"""What the command lines share: errors become one line and an exit code, values become text."""
+"""What the command lines share: arguments, errors that become one line and an exit code, values that become text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from zookeeper.errors import Terminated, ZooError
 
 INTERRUPTED = 130
+ZooArgument = Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", help="Folder that holds the image files; default images.root, then $ZOO_DATA_ROOT, then ./data."
+    ),
+]
 _REMEDY = "What was finished is safe; the same command goes on."
 
 
