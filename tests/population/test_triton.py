@@ -65,7 +65,7 @@ def test_kernels_compile_for_hopper_and_fit_its_memory(
     function: Any = getattr(triton_kernels, f"{kernel}_kernel")
     constants, options = launch_constants(kernel, shape, BLOCKS, "ieee" if precision == "bf16" else precision)
     flags = {name: True for name in ("HAS_BIAS", "KEEP_BEFORE", "KEEP_CHOICE") if name in function.arg_names}
-    constants = constants | flags
+    constants = constants | flags | ({"PART": 512} if kernel == "weight_gradient" else {})
     values = "*bf16" if precision == "bf16" else "*fp32"
     operands = ("x", "kernels", "out", "before", "grad", "kept", "grad_before", "grad_x")
     types = dict.fromkeys(operands, values) | dict.fromkeys(("bias", "grad_kernels", "grad_bias"), "*fp32")

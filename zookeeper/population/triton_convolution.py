@@ -38,7 +38,7 @@ class Blocks:
     summed
         Places that such a program takes at once.
     part
-        Places whose weight gradients one program sums up; partial sums are added afterwards.
+        Most places whose weight gradients one program sums up; partial sums are added afterwards.
     num_warps, num_stages
         Warps of a program, and stages of its loads.
     """
@@ -283,6 +283,7 @@ def _weight_gradient(
     num_models, num_images = x.shape[:2]
     num_places = num_images * shape.out_height * shape.out_width
     num_parts = -(-num_places // blocks.part)
+    part = -(-num_places // (num_parts * blocks.summed)) * blocks.summed  # all parts alike
     constants, options = launch_constants("weight_gradient", shape, blocks, ctx.precision)
     keeps_before = bool(ctx.needs_input_grad[0])
     before = torch.empty_like(kept) if keeps_before else kept
@@ -300,9 +301,9 @@ def _weight_gradient(
         *x.stride(),
         *grad.stride(),
         num_places,
-        blocks.part,
         num_parts,
         **constants,
+        PART=part,
         KEEP_BEFORE=keeps_before,
         **options,
     )

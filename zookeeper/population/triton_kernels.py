@@ -130,12 +130,12 @@ def forward_kernel(
 @triton.jit
 def weight_gradient_kernel(
     x, grad, kept, choice, grad_before, grad_kernels, grad_bias,
-    x_m, x_b, x_c, x_y, x_x, g_m, g_b, g_c, g_y, g_x, num_places, part_places, num_parts,
+    x_m, x_b, x_c, x_y, x_x, g_m, g_b, g_c, g_y, g_x, num_places, num_parts,
     C: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_C: tl.constexpr,
     OUT_H: tl.constexpr, OUT_W: tl.constexpr,
     SIDE: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr, ACTIVATION: tl.constexpr,
     KEEP_BEFORE: tl.constexpr, PRECISION: tl.constexpr,
-    NUM_TILES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_O: tl.constexpr,
+    NUM_TILES: tl.constexpr, PART: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
     """Write partial gradients ``[M, parts, k * k * C, O]`` and ``[M, parts, O]``, each over a part of the places.
 
@@ -153,9 +153,9 @@ def weight_gradient_kernel(
     offset = member * OUT_C * num_places
     total = tl.zeros((BLOCK_K, BLOCK_O), tl.float32)
     total_bias = tl.zeros((BLOCK_O,), tl.float32)
-    end = tl.minimum((part + 1) * part_places, num_places)
-    for first in range(part * part_places, end, BLOCK_P):
-        place = first + tl.arange(0, BLOCK_P)
+    end = tl.minimum((part + 1) * PART, num_places)
+    for passed in range(0, PART, BLOCK_P):
+        place = part * PART + passed + tl.arange(0, BLOCK_P)
         image, rest = place // (OUT_H * OUT_W), place % (OUT_H * OUT_W)
         y, column_out = rest // OUT_W, rest % OUT_W
         real = (place < end)[:, None] & (channel < OUT_C)[None, :]
