@@ -69,6 +69,12 @@ class Toy:
         return self.rows(cohort, (epoch,))[model, 0]
 
 
+@pytest.fixture(scope="session")
+def toy_type() -> type[Toy]:
+    """The class itself, for toys that outlive a test."""
+    return Toy
+
+
 @pytest.fixture(params=["parquet", "hdf5"])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)

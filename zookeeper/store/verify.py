@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from zookeeper.errors import InputError, StoreError
-from zookeeper.store.caches import CACHES, CHECKPOINTS, MODELS, read_cache
+from zookeeper.store.caches import CACHES, CACHES_FORMAT, CHECKPOINTS, MODELS, read_cache
 from zookeeper.store.contents import check_block, check_rows
 from zookeeper.store.files import TEMPORARY, hash_bytes, hash_file
 from zookeeper.store.findings import AGAIN, QUARANTINE, Finding, Lost, Report
@@ -171,8 +171,13 @@ class _Look:
         """Check the training state of an unfinished cohort."""
         if record.state is None:
             return
+        if not (self.root / record.state.file).exists():
+            if self.is_newest(record):
+                where = f"cohort {record.cohort}: the training state after epoch {record.last_epoch} is not there"
+                self.notes.append(f"{where}; the next build trains it from its start and keeps what is stored")
+            return
         what = self.examine(record.state)
-        if what is not None and (self.root / COMMITS / record.file_name).exists() and self.is_newest(record):
+        if what is not None and self.is_newest(record):
             remedy = f"zookeeper verify --repair sets it aside; stored rows stay. {AGAIN}"
             self.findings.append(Finding("state", record.state.file, what, remedy, record.file_name))
 
@@ -257,7 +262,10 @@ def cache_problems(root: Path, records: tuple[CommitRecord, ...], on_file: OnFil
     """Say what is wrong with the caches; those of an earlier state of the zoo are right."""
     try:
         stamp = json.loads((root / CACHES).read_bytes())
-        files, made_from = dict(stamp["files"]), str(stamp["commits"])
+        files, made_from = dict(stamp.pop("files")), str(stamp.pop("commits"))
+        if stamp not in ({}, {"format": CACHES_FORMAT, "format_version": 1}):
+            yield f"expected {CACHES_FORMAT} version 1, got {stamp}"
+            return
         for name in (CHECKPOINTS, MODELS):
             on_file(root / name)
             data = (root / name).read_bytes()
