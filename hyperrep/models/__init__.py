@@ -1,1 +1,1 @@
-"""Autoencoders over tokens."""
+"""Autoencoders of tokens behind one interface (`hyperrep.models.autoencoder`)."""

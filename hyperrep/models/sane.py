@@ -1,24 +1,29 @@
-"""SANE: a transformer autoencoder over the tokens of one model."""
+"""SANE: a transformer autoencoder with one latent per token."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from zookeeper.errors import InputError
+from hyperrep.models.autoencoder import (
+    PROJECTION_WIDTH,
+    Autoencoder,
+    LayerMaps,
+    Place,
+    bound,
+    check_places,
+    initialise,
+    projection_head,
+)
+from hyperrep.models.transformer import PositionKind, Transformer, position_embeddings, table_sizes
 
-PROJECTION_WIDTH = 30
-_EMBEDDING_STD = 1.0
 
-
-class Sane(nn.Module):
-    """Autoencoder of token sequences with a projection head.
+class Sane(Autoencoder):
+    """Autoencoder of token sequences, whole networks or windows of them, with one latent per token.
 
     The encoder maps each token to ``d_model``, adds embeddings of its position (sequence, layer,
     channel), applies pre-norm transformer blocks and maps to ``latent`` numbers per token; the
-    decoder mirrors it. Attention runs over the tokens of one model, never over the batch, so a
-    model's latent does not depend on its batch-mates. There is no dropout.
+    decoder mirrors it. Attention runs over the tokens of one model, never over the batch.
 
     Source: Schürholt et al., "Towards Scalable and Versatile Weight Space Learning" (SANE, 2024).
 
@@ -32,6 +37,19 @@ class Sane(nn.Module):
         Z, numbers per token in the latent.
     d_model, num_heads, num_layers
         Width, attention heads and number of blocks, alike in encoder and decoder.
+    mlp_width
+        Hidden width in a block; None: four times ``d_model``.
+    bounded
+        Whether latents pass through tanh.
+    position_kind
+        ``learned`` tables, or ``sinusoidal``, which does not grow with the network.
+    sizes
+        Lengths of the learned tables; None: what ``positions`` needs. A model of windows is built for the
+        mask and positions of one window and told the sizes of the whole.
+    layer_widths
+        Tokens and real entries of every layer, for a linear map per layer; None: one map for all.
+    projection
+        Width of the projection head.
     generator
         Draws the initial weights; None takes seed 0.
 
@@ -57,99 +75,45 @@ class Sane(nn.Module):
         d_model: int,
         num_heads: int,
         num_layers: int,
+        mlp_width: int | None = None,
+        bounded: bool = False,
+        position_kind: PositionKind = "learned",
+        sizes: tuple[int, ...] | None = None,
+        layer_widths: tuple[tuple[int, int], ...] | None = None,
+        projection: int = PROJECTION_WIDTH,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
+        check_places("Sane", mask, positions)
         num_tokens, width = mask.shape
-        if positions.shape != (num_tokens, 3):
-            raise InputError(f"Sane: positions have shape {tuple(positions.shape)}; expected ({num_tokens}, 3).")
-        if d_model % num_heads:
-            raise InputError(f"Sane: d_model {d_model} is not divisible by num_heads {num_heads}.")
+        self.bounded = bounded
+        self.latent_shape = (num_tokens, latent)
         self.register_buffer("mask", mask.clone(), persistent=False)
         self.register_buffer("positions", positions.clone(), persistent=False)
-        sizes = tuple(int(n) + 1 for n in positions.amax(0))
-        self.encoder = _Stack(width, d_model, latent, sizes, num_heads=num_heads, num_layers=num_layers)
-        self.decoder = _Stack(latent, d_model, width, sizes, num_heads=num_heads, num_layers=num_layers)
-        self.projection = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(num_tokens * latent, PROJECTION_WIDTH),
-            nn.LayerNorm(PROJECTION_WIDTH),
-            nn.ReLU(),
-            nn.Linear(PROJECTION_WIDTH, PROJECTION_WIDTH),
+        sizes = table_sizes(positions) if sizes is None else sizes
+
+        def stack(entry: nn.Module, exit: nn.Module) -> Transformer:
+            embeddings = position_embeddings(position_kind, sizes, d_model)
+            return Transformer(
+                entry, embeddings, exit,
+                d_model=d_model, num_heads=num_heads, num_layers=num_layers, mlp_width=mlp_width,
+            )  # fmt: skip
+
+        inwards = nn.Linear(width, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
+        outwards = (
+            nn.Linear(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
         )
-        _initialise(self, torch.Generator().manual_seed(0) if generator is None else generator)
+        self.encoder = stack(inwards, nn.Linear(d_model, latent))
+        self.decoder = stack(nn.Linear(latent, d_model), outwards)
+        self.projection = projection_head(num_tokens * latent, projection)
+        initialise(self, generator)
 
-    def encode(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Map tokens ``[N, T, D]`` to latents ``[N, T, Z]``; padded entries are not read."""
-        latents: torch.Tensor = self.encoder(tokens.masked_fill(~self.mask, 0.0), self.positions)
-        return latents
+    def encode(self, tokens: torch.Tensor, place: Place | None = None) -> torch.Tensor:
+        """Map tokens ``[N, S, D]`` to latents ``[N, S, Z]``; padded entries are not read."""
+        mask, positions = (self.mask, self.positions) if place is None else place
+        return bound(self.encoder(tokens.masked_fill(~mask, 0.0), positions), bounded=self.bounded)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents ``[N, T, Z]`` to tokens ``[N, T, D]``; padded entries carry no meaning."""
-        tokens: torch.Tensor = self.decoder(latents, self.positions)
+    def decode(self, latents: torch.Tensor, place: Place | None = None) -> torch.Tensor:
+        """Map latents ``[N, S, Z]`` to tokens ``[N, S, D]``; padded entries carry no meaning."""
+        tokens: torch.Tensor = self.decoder(latents, self.positions if place is None else place.positions)
         return tokens
-
-    def project(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map latents ``[N, T, Z]`` to ``[N, 30]`` for the contrastive loss."""
-        projected: torch.Tensor = self.projection(latents)
-        return projected
-
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Latents, decoded tokens and projections of ``tokens``."""
-        latents = self.encode(tokens)
-        return latents, self.decode(latents), self.project(latents)
-
-
-class _Stack(nn.Module):
-    """Linear map in, position embedding, transformer blocks, linear map out."""
-
-    def __init__(
-        self, width_in: int, d_model: int, width_out: int, sizes: tuple[int, ...], *, num_heads: int, num_layers: int
-    ) -> None:
-        super().__init__()
-        self.entry = nn.Linear(width_in, d_model)
-        self.embeddings = nn.ModuleList(nn.Embedding(size, d_model) for size in sizes)
-        self.blocks = nn.ModuleList(_Block(d_model, num_heads) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(d_model)
-        self.exit = nn.Linear(d_model, width_out)
-
-    def forward(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        place = sum(embed(positions[:, axis]) for axis, embed in enumerate(self.embeddings))  # [T, d_model]
-        x = self.entry(x) + place
-        for block in self.blocks:
-            x = block(x)
-        out: torch.Tensor = self.exit(self.norm(x))
-        return out
-
-
-class _Block(nn.Module):
-    """Pre-norm transformer block: attention over the tokens of one model, then two linear maps with GELU."""
-
-    def __init__(self, d_model: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm_attention = nn.LayerNorm(d_model)
-        self.qkv = nn.Linear(d_model, 3 * d_model)
-        self.merge = nn.Linear(d_model, d_model)
-        self.norm_mlp = nn.LayerNorm(d_model)
-        self.widen = nn.Linear(d_model, 4 * d_model)
-        self.narrow = nn.Linear(4 * d_model, d_model)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        num, num_tokens, d_model = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(num, num_tokens, 3, self.num_heads, d_model // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, heads, T, d_head]
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        x = x + self.merge(mixed.transpose(1, 2).reshape(num, num_tokens, d_model))
-        out: torch.Tensor = x + self.narrow(F.gelu(self.widen(self.norm_mlp(x))))
-        return out
-
-
-def _initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Xavier-uniform linear maps with zero bias, small normal embeddings: every draw from one generator."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.Embedding):
-            nn.init.normal_(layer.weight, std=_EMBEDDING_STD, generator=generator)

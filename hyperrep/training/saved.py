@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from hyperrep.config import TrainConfig
-from hyperrep.models.sane import Sane
+from hyperrep.models.autoencoder import Autoencoder
+from hyperrep.training.building import build_autoencoder, build_tokens
+from hyperrep.training.passes import TILE, decode_windows, encode_windows, read_window, run_in_tiles, scale_back
 from hyperrep.training.streams import keyed_generator
 from hyperrep.weights.scaling import Scaling
-from hyperrep.weights.tokens import Tokeniser
+from hyperrep.weights.tokens import Tokeniser, TokenWindow
+from hyperrep.weights.windows import HaloWindow, plan_windows
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.store.files import write_durable
@@ -26,17 +29,18 @@ from zookeeper.store.files import write_durable
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT_VERSION = 1
-TILE = 32  # models of one pass; constant, so that every pass has the same shapes
+__all__ = ["TILE", "HyperRepresentation", "load"]
+
+FORMAT_VERSIONS = (1, 2)  # 2: kinds of tokens, models and losses that came later
 
 
 @dataclass(frozen=True, eq=False)
 class HyperRepresentation:
     """Encode rows of a zoo to latents and decode latents to rows.
 
-    Models go through in passes of a fixed size, filled up with zeros, so all passes run the same
-    kernels: a model's latent has the same bits alone and among any batch-mates, on one machine with
-    one number of threads. Nothing here tracks gradients; training uses ``model`` directly.
+    Models, or windows of their tokens, go through in passes of a fixed size, filled up with zeros, so all
+    passes run the same kernels: a model's latent has the same bits alone and among any batch-mates, on one
+    machine with one number of threads. Nothing here tracks gradients; training uses ``model`` directly.
 
     Parameters
     ----------
@@ -50,13 +54,16 @@ class HyperRepresentation:
         The autoencoder.
     provenance
         Plain values about the zoo it was trained on; stored, never read.
+    loss_scales
+        What each part of the training loss was divided by; empty if nothing was.
     """
 
     config: TrainConfig
     layout: WeightLayout
     scaling: Scaling
-    model: Sane
+    model: Autoencoder
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    loss_scales: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def initialise(
@@ -69,17 +76,8 @@ class HyperRepresentation:
         provenance: Mapping[str, Any] | None = None,
     ) -> HyperRepresentation:
         """Build one with initial weights drawn from the seed."""
-        tokeniser = Tokeniser(layout, config.tokens.width)
-        sizes = config.model
-        model = Sane(
-            tokeniser.mask,
-            tokeniser.positions,
-            latent=sizes.latent,
-            d_model=sizes.d_model,
-            num_heads=sizes.num_heads,
-            num_layers=sizes.num_layers,
-            generator=keyed_generator(seed, "initialise"),
-        )
+        generator = keyed_generator(seed, "initialise")
+        model = build_autoencoder(config, build_tokens(config, layout), generator)
         return cls(config, layout, scaling, model.eval(), {} if provenance is None else provenance)
 
     def untrained(self, seed: int) -> HyperRepresentation:
@@ -91,7 +89,19 @@ class HyperRepresentation:
     @cached_property
     def tokeniser(self) -> Tokeniser:
         """Rows to tokens and back."""
-        return Tokeniser(self.layout, self.config.tokens.width)
+        return build_tokens(self.config, self.layout)
+
+    @cached_property
+    def windows(self) -> tuple[HaloWindow, ...] | None:
+        """The windows in which a network is encoded and decoded; None: whole."""
+        sizes = self.config.windows
+        return None if sizes is None else plan_windows(self.tokeniser.num_tokens, sizes.size, sizes.halo)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of a network's latent: ``(T, Z)``, or ``(Z,)`` if there is one per network."""
+        shape = self.model.latent_shape
+        return shape if self.windows is None else (self.tokeniser.num_tokens, shape[-1])
 
     @cached_property
     def input_scaling(self) -> Scaling:
@@ -108,17 +118,23 @@ class HyperRepresentation:
         """Number of weights of the autoencoder with its projection head."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def tokens_of(self, rows: torch.Tensor) -> torch.Tensor:
-        """Scale rows ``[N, P]`` and cut them into tokens ``[N, T, D]``; differentiable."""
+    def tokens_of(self, rows: torch.Tensor, window: TokenWindow | None = None) -> torch.Tensor:
+        """Scale rows ``[N, P]`` and cut them into tokens ``[N, T, D]``, or those of a window; differentiable."""
+        if window is not None:
+            return read_window(rows, window, self.input_scaling)
         return self.tokeniser.tokenise(self.input_scaling.normalise(rows))
 
     def rows_of(self, tokens: torch.Tensor) -> torch.Tensor:
         """Join decoded tokens ``[N, T, D]`` into rows ``[N, P]`` in the scale of weights; differentiable."""
         return self.input_scaling.denormalise(self.tokeniser.detokenise(tokens))
 
+    def rows_with(self, tokens: torch.Tensor, window: TokenWindow, rows: torch.Tensor) -> torch.Tensor:
+        """Put decoded tokens ``[N, S, D]`` of a window into copies of rows ``[N, P]``; differentiable."""
+        return window.write(scale_back(tokens, window, self.input_scaling), rows)
+
     @torch.no_grad()
     def encode(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Encode rows ``[N, P]`` to latents ``[N, T, Z]``, float32 on the CPU.
+        """Encode rows ``[N, P]`` to latents ``[N, *latent_shape]``, float32 on the CPU.
 
         Raises
         ------
@@ -131,12 +147,15 @@ class HyperRepresentation:
                 f"encode: rows have shape {tuple(values.shape)}; expected [N, {self.layout.num_weights}]. "
                 "Check that the rows belong to the architecture this hyper-representation was trained on."
             )
-        width = (self.tokeniser.num_tokens, self.config.model.latent)
-        return self._in_tiles(values, lambda tile: self.model.encode(self.tokens_of(tile)), width)
+        if self.windows is not None:
+            return encode_windows(self.model, self.tokeniser, self.input_scaling, values, self.windows)
+        return run_in_tiles(
+            values, lambda tile: self.model.encode(self.tokens_of(tile)), self.latent_shape, self.device
+        )
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Decode latents ``[N, T, Z]`` to rows ``[N, P]``, float32 on the CPU.
+        """Decode latents ``[N, *latent_shape]`` to rows ``[N, P]``, float32 on the CPU.
 
         Raises
         ------
@@ -144,29 +163,35 @@ class HyperRepresentation:
             If the latents have the wrong shape.
         """
         values = torch.as_tensor(latents, dtype=torch.float32)
-        expected = (self.tokeniser.num_tokens, self.config.model.latent)
-        if values.ndim != 3 or tuple(values.shape[1:]) != expected:
-            raise InputError(
-                f"decode: latents have shape {tuple(values.shape)}; expected [N, {expected[0]}, {expected[1]}]."
-            )
-        return self._in_tiles(values, lambda tile: self.rows_of(self.model.decode(tile)), (self.layout.num_weights,))
+        if values.ndim < 1 or tuple(values.shape[1:]) != self.latent_shape:
+            expected = ", ".join(map(str, self.latent_shape))
+            raise InputError(f"decode: latents have shape {tuple(values.shape)}; expected [N, {expected}].")
+        if self.windows is not None:
+            return decode_windows(self.model, self.tokeniser, self.input_scaling, values, self.windows)
+        shape = (self.layout.num_weights,)
+        return run_in_tiles(values, lambda tile: self.rows_of(self.model.decode(tile)), shape, self.device)
 
     def embed(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Average the latents of rows ``[N, P]`` over the tokens of each layer, the features of the probes.
 
         Returns
         -------
-        ``[N, num_layers * Z]``, layer after layer; `embedding_names` names the columns.
+        ``[N, num_layers * Z]``, layer after layer, or ``[N, Z]`` if there is one latent per network;
+        `embedding_names` names the columns.
         """
+        latents = self.encode(rows)
+        if latents.ndim == 2:
+            return latents
         layers = self.tokeniser.positions[:, 1]
         counts = torch.bincount(layers)
-        latents = self.encode(rows)
         sums = latents.new_zeros(len(latents), len(counts), latents.shape[2]).index_add_(1, layers, latents)
         return (sums / counts[:, None]).flatten(1)
 
     @property
     def embedding_names(self) -> tuple[str, ...]:
-        """Names of the columns of `embed`: ``layer.z00``, ..."""
+        """Names of the columns of `embed`: ``layer.z00``, ..., or ``z00``, ... for one latent per network."""
+        if len(self.latent_shape) == 1:
+            return tuple(f"z{number:02d}" for number in range(self.config.model.latent))
         return tuple(
             f"{layer}.z{number:02d}" for layer in self.layout.layers for number in range(self.config.model.latent)
         )
@@ -174,16 +199,6 @@ class HyperRepresentation:
     def reconstruct(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Encode and decode rows ``[N, P]``."""
         return self.decode(self.encode(rows))
-
-    def _in_tiles(self, values: torch.Tensor, run: Any, width: tuple[int, ...]) -> torch.Tensor:
-        out = torch.empty((values.shape[0], *width))
-        tile = torch.zeros((TILE, *values.shape[1:]), device=self.device)
-        for first in range(0, values.shape[0], TILE):
-            part = values[first : first + TILE]
-            tile[: len(part)] = part
-            tile[len(part) :] = 0
-            out[first : first + len(part)] = run(tile)[: len(part)].cpu()
-        return out
 
     def save(self, folder: str | Path) -> Path:
         """Write ``model.safetensors``, ``config.json``, ``layout.json`` and ``scaling.json``; no pickle.
@@ -195,11 +210,13 @@ class HyperRepresentation:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         header = {
             "format": "hyperrep",
-            "format_version": FORMAT_VERSION,
+            "format_version": self.config.format_version,
             "layout_digest": self.layout.digest,
-            "train": self.config.model_dump(mode="json"),
+            "train": self.config.to_json(),
             "zoo": dict(self.provenance),
         }
+        if self.loss_scales:
+            header["loss_scales"] = dict(self.loss_scales)
         write_durable(folder / "model.safetensors", save_tensors(tensors))
         write_durable(folder / "layout.json", _json(self.layout.to_json()))
         write_durable(folder / "scaling.json", _json(self.scaling.to_json()))
@@ -217,9 +234,9 @@ def load(folder: str | Path) -> HyperRepresentation:
     """
     folder = Path(folder)
     header = _read_json(folder / "config.json")
-    if header.get("format") != "hyperrep" or header.get("format_version") != FORMAT_VERSION:
+    if header.get("format") != "hyperrep" or header.get("format_version") not in FORMAT_VERSIONS:
         raise InputError(
-            f"{folder / 'config.json'}: not a hyper-representation of format version {FORMAT_VERSION}; "
+            f"{folder / 'config.json'}: not a hyper-representation of format version 1 or 2; "
             f"got format {header.get('format')!r}, version {header.get('format_version')!r}."
         )
     config = TrainConfig.model_validate_json(json.dumps(header["train"]))
@@ -228,6 +245,7 @@ def load(folder: str | Path) -> HyperRepresentation:
         raise InputError(f"{folder / 'layout.json'}: does not belong to config.json. Copy the whole folder again.")
     scaling = Scaling.from_json(_read_json(folder / "scaling.json"), layout)
     hyper = HyperRepresentation.initialise(config, layout, scaling, seed=0, provenance=header.get("zoo", {}))
+    hyper = replace(hyper, loss_scales=header.get("loss_scales", {}))
     path = folder / "model.safetensors"
     try:
         hyper.model.load_state_dict(load_tensors(path.read_bytes()))

@@ -204,6 +204,10 @@ class TokenWindow:
         """Columns of the real entries, int64, in the order of the tokens."""
         return self.columns[self.mask]
 
+    def part(self, tokens: slice) -> TokenWindow:
+        """Some of the window's tokens, as a window."""
+        return TokenWindow(self.num_weights, self.columns[tokens], self.positions[tokens])
+
     def to(self, device: torch.device) -> TokenWindow:
         """Move the indices to a device."""
         return TokenWindow(self.num_weights, self.columns.to(device), self.positions.to(device))

@@ -1,0 +1,68 @@
+"""The sections about views and about the optimiser."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from hyperrep.config.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, Share
+from zookeeper.spec.document import Section
+from zookeeper.spec.problems import Problem, raise_problems
+
+
+class AugmentSection(Section):
+    """What changes between the views: permutation, share of erased models, deviation of added noise."""
+
+    permute: bool = True
+    erase: Share = 0.0
+    noise: NonNegative = 0.0
+
+
+class TrainingSection(Section):
+    """The optimiser (AdamW, linear warm-up, cosine decay to 0) and its rhythm, counted in steps.
+
+    Give ``steps`` or ``epochs`` (passes over the train rows). ``warmup`` is a share of all steps,
+    ``clip`` the largest norm of the gradient (0: no limit). ``threads`` is applied by the command line.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt = 32
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 3e-9
+    warmup: Share = 0.1
+    clip: NonNegative = 1.0
+    seed: NonNegativeInt = 0
+    threads: PositiveInt = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    evaluate_every: PositiveInt = 100
+    checkpoint_every: PositiveInt = 250
+    log_every: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _check_length(self) -> TrainingSection:
+        if (self.steps is None) == (self.epochs is None):
+            got = "neither" if self.steps is None else "both"
+            raise_problems([Problem((), "the length of the training is unclear", "steps or epochs", got)])
+        return self
+
+    def num_steps(self, num_rows: int) -> int:
+        """Number of optimiser steps on ``num_rows`` train rows; an incomplete last batch is left out.
+
+        >>> TrainingSection(epochs=2, batch_size=4).num_steps(10)
+        4
+        """
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * steps_per_epoch(num_rows, self.batch_size)
+
+
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    """Complete batches in one pass, at least one (then the batch holds all rows).
+
+    >>> steps_per_epoch(10, 4), steps_per_epoch(3, 4)
+    (2, 1)
+    """
+    return max(1, num_rows // batch_size)
