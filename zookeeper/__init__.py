@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from zookeeper.build.run import BuildSummary as BuildSummary
     from zookeeper.build.run import build_zoo as build_zoo
     from zookeeper.build.workers import Workers as Workers
+    from zookeeper.compare import assert_equal as assert_equal
+    from zookeeper.compare import compare_zoos as compare_zoos
     from zookeeper.datasets import Checkpoint as Checkpoint
     from zookeeper.datasets import CheckpointBatch as CheckpointBatch
     from zookeeper.errors import BuildError as BuildError
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from zookeeper.spec.plan import make_plan as make_plan
     from zookeeper.spec.schema import ZooSpec as ZooSpec
     from zookeeper.spec.schema import load_spec as load_spec
+    from zookeeper.store.encoding import Encoding as Encoding
     from zookeeper.zoo import RowBatch as RowBatch
     from zookeeper.zoo import Zoo as Zoo
     from zookeeper.zoo import open as open
@@ -46,6 +49,7 @@ __all__ = [
     "BuildSummary",
     "Checkpoint",
     "CheckpointBatch",
+    "Encoding",
     "InputError",
     "ModelConfig",
     "Plan",
@@ -60,8 +64,10 @@ __all__ = [
     "ZooError",
     "ZooSpec",
     "__version__",
+    "assert_equal",
     "build_network",
     "build_zoo",
+    "compare_zoos",
     "expand",
     "load_spec",
     "make_plan",
@@ -72,6 +78,7 @@ __all__ = [
 _HOMES = {
     "zookeeper.build.run": ("BuildSummary", "build_zoo"),
     "zookeeper.build.workers": ("Workers",),
+    "zookeeper.compare": ("assert_equal", "compare_zoos"),
     "zookeeper.datasets": ("Checkpoint", "CheckpointBatch"),
     "zookeeper.errors": ("BuildError", "InputError", "SpecError", "StackError", "StoreError", "ZooError"),
     "zookeeper.nets.layout": ("WeightBlock", "WeightLayout"),
@@ -79,6 +86,7 @@ _HOMES = {
     "zookeeper.spec.grid": ("ModelConfig", "expand"),
     "zookeeper.spec.plan": ("Plan", "make_plan"),
     "zookeeper.spec.schema": ("ZooSpec", "load_spec"),
+    "zookeeper.store.encoding": ("Encoding",),
     "zookeeper.zoo": ("RowBatch", "Zoo", "open", "write_rows"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -21,8 +21,7 @@ def compare_zoos(first: Zoo, second: Zoo) -> tuple[str, ...]:
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from zookeeper import WeightLayout, write_rows
-    >>> from zookeeper.store.encoding import Encoding
+    >>> from zookeeper import Encoding, WeightLayout, write_rows
     >>> layout, folder = WeightLayout.from_shapes({"fc.weight": ((1, 3), "weight")}), tempfile.TemporaryDirectory()
     >>> rows = np.float32([[1, 2, 3], [4, 5, 6.001]])
     >>> a = write_rows(Path(folder.name) / "a", rows, None, layout, name="toy")
