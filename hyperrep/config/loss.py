@@ -43,6 +43,11 @@ class QuerySection(Section):
             raise_problems([Problem(("root",), "only image sets have a root", "nothing", self.root)])
         return self
 
+    @property
+    def key(self) -> str:
+        """What the images of this source are called among the data of a training."""
+        return self.source if self.path is None else f"{self.source}:{self.path}"
+
 
 class ScaleSection(Section):
     """What each part of the loss is divided by."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 import torch
+from torch.nn import functional as F
 
 from zookeeper.errors import InputError
 
@@ -52,17 +53,75 @@ def behaviour_loss(decoded_logits: torch.Tensor, logits: torch.Tensor, *, output
     >>> behaviour_loss(torch.tensor([[[0.0, 0.0]], [[1.0, 2.0]]]), logits, outputs="raw").item()  # (1 + 4) / 2 / 2
     1.25
     """
-    num = logits.shape[0]
-    if num < 1 or decoded_logits.shape[0] % num or decoded_logits.shape[1:] != logits.shape[1:]:
-        raise InputError(
-            f"behaviour_loss: decoded outputs {tuple(decoded_logits.shape)} do not fit outputs {tuple(logits.shape)}."
-        )
+    _check_fit(decoded_logits, logits)
     if outputs == "softmax":
         decoded_logits, logits = decoded_logits.softmax(-1), logits.softmax(-1)
     elif outputs != "raw":
         raise InputError(f"loss.outputs: unknown kind {outputs!r}; expected softmax or raw.")
     difference = decoded_logits.view(-1, *logits.shape) - logits  # [V, M, B, K]
     return difference.square().sum(-1).mean() * 0.5
+
+
+def distillation_loss(decoded_logits: torch.Tensor, logits: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Divergence of softened class probabilities, times the squared temperature; in nats, 0 for equal functions.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); appendix D.2 of "Structure and
+    Behavior in Weight Space Representation Learning" uses temperature 2. The squared temperature keeps the size of
+    the gradient. The entropy of the originals, a constant, is taken off.
+
+    Parameters
+    ----------
+    decoded_logits, logits
+        ``[V * M, B, K]`` and ``[M, B, K]``, as in `behaviour_loss`.
+    temperature
+        Divides the logits of both; positive.
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
+    >>> distillation_loss(torch.cat([logits, logits + 5]), logits, temperature=2.0).item()
+    0.0
+    """
+    if not temperature > 0:
+        raise InputError(f"loss.distillation_temperature: expected a positive number, got {temperature}.")
+    _check_fit(decoded_logits, logits)
+    target = (logits / temperature).log_softmax(-1)
+    decoded = (decoded_logits / temperature).log_softmax(-1).view(-1, *logits.shape)  # [V, M, B, K]
+    divergence = (target.exp() * (target - decoded)).sum(-1)
+    return divergence.mean() * temperature**2
+
+
+def cross_entropy_loss(decoded_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the decoded networks' class probabilities under those of the originals, in nats.
+
+    Its least value, for equal functions, is the mean entropy of the originals. Targets are probabilities rather
+    than the originals' classes: a decoded network that is surer than its original is not rewarded.
+
+    Source: appendix D.2 of "Structure and Behavior in Weight Space Representation Learning", which does not say
+    what its targets are.
+
+    Parameters
+    ----------
+    decoded_logits, logits
+        ``[V * M, B, K]`` and ``[M, B, K]``, as in `behaviour_loss`.
+
+    Examples
+    --------
+    >>> round(cross_entropy_loss(torch.zeros(2, 1, 4), torch.randn(1, 1, 4)).item(), 4)  # log 4
+    1.3863
+    """
+    _check_fit(decoded_logits, logits)
+    classes = logits.shape[-1]
+    target = logits.softmax(-1).expand(len(decoded_logits) // len(logits), *logits.shape)
+    return F.cross_entropy(decoded_logits.reshape(-1, classes), target.reshape(-1, classes))
+
+
+def _check_fit(decoded_logits: torch.Tensor, logits: torch.Tensor) -> None:
+    num = logits.shape[0]
+    if num < 1 or decoded_logits.shape[0] % num or decoded_logits.shape[1:] != logits.shape[1:]:
+        raise InputError(
+            f"behaviour_loss: decoded outputs {tuple(decoded_logits.shape)} do not fit outputs {tuple(logits.shape)}."
+        )
 
 
 def agreement(decoded_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

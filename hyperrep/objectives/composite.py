@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from zookeeper.errors import InputError
 
-PART_NAMES = ("total", "contrast", "structure", "behaviour")
+PART_NAMES = ("total", "contrast", "structure", "behaviour", "cycle")
+SCALED_PARTS = ("contrast", "structure", "behaviour")
 
 
 @dataclass(frozen=True)
 class LossParts:
-    """The total and the parts that were computed; a part that has no weight may be missing."""
+    """The total and the parts that were computed, unscaled; a part that has no weight may be missing."""
 
     total: torch.Tensor
     contrast: torch.Tensor | None
     structure: torch.Tensor | None
     behaviour: torch.Tensor | None
+    cycle: torch.Tensor | None = None
 
     def values(self) -> dict[str, float]:
         """Plain numbers by name, without the missing ones."""
@@ -56,8 +59,22 @@ def compose(
     contrast: torch.Tensor | None = None,
     structure: torch.Tensor | None = None,
     behaviour: torch.Tensor | None = None,
+    cycle: torch.Tensor | None = None,
+    cycle_weight: float = 0.0,
+    scales: Mapping[str, float] | None = None,
 ) -> LossParts:
     """Mix the parts into the total; parts with weight 0 stay out of it even when they are given.
+
+    Parameters
+    ----------
+    gamma, beta
+        As in `part_weights`.
+    contrast, structure, behaviour, cycle
+        The parts; None if not computed.
+    cycle_weight
+        Added to the total is this many times the cycle part.
+    scales
+        What a part is divided by, by name; 1 for names that are missing.
 
     Raises
     ------
@@ -70,12 +87,13 @@ def compose(
     >>> parts.total.item()
     3.0
     """
-    given = {"contrast": contrast, "structure": structure, "behaviour": behaviour}
+    given = {"contrast": contrast, "structure": structure, "behaviour": behaviour, "cycle": cycle}
     weighted = []
-    for name, weight in part_weights(gamma, beta).items():
+    for name, weight in (part_weights(gamma, beta) | {"cycle": cycle_weight}).items():
         part = given[name]
         if weight > 0:
             if part is None:
                 raise InputError(f"loss: the {name} part has weight {weight:g} but was not computed.")
-            weighted.append(weight * part)
-    return LossParts(torch.stack(weighted).sum(), contrast, structure, behaviour)
+            scale = 1.0 if scales is None else scales.get(name, 1.0)
+            weighted.append(weight * (part if scale == 1.0 else part / scale))
+    return LossParts(torch.stack(weighted).sum(), contrast, structure, behaviour, cycle)

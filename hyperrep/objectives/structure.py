@@ -36,3 +36,23 @@ def structure_loss(decoded: torch.Tensor, rows: torch.Tensor, weight: torch.Tens
         raise InputError(f"structure_loss: decoded {tuple(decoded.shape)} and rows {tuple(rows.shape)} differ.")
     error = (decoded - rows).square()
     return (error if weight is None else error * weight).mean()
+
+
+def cycle_loss(latents: torch.Tensor, encoded_again: torch.Tensor) -> torch.Tensor:
+    """Average the distance of latents to those of their own decoded networks, ``|z - enc(dec(z))|``.
+
+    The latents are the target and get no gradient, so the loss cannot be lowered by making them small.
+
+    Parameters
+    ----------
+    latents, encoded_again
+        ``[N, ...]``.
+
+    Examples
+    --------
+    >>> cycle_loss(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, -1.0]])).item()
+    0.5
+    """
+    if latents.shape != encoded_again.shape:
+        raise InputError(f"cycle_loss: latents {tuple(latents.shape)} and {tuple(encoded_again.shape)} differ.")
+    return (latents.detach() - encoded_again).abs().mean()

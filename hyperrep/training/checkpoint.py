@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +18,13 @@ CHECKPOINT_NAME = "checkpoint.safetensors"
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, identity: str
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    identity: str,
+    scales: Mapping[str, float] | None = None,
 ) -> Path:
     """Replace the folder's checkpoint, whole or not at all.
 
@@ -30,18 +37,25 @@ def save_checkpoint(
         Optimiser steps done.
     identity
         Digest of configuration and data; `load_checkpoint` refuses another one.
+    scales
+        What the parts of the loss are divided by, if the first batch decided it.
     """
     tensors = {f"model.{name}": value.detach() for name, value in model.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
-    metadata = {"hyperrep": json.dumps({"version": 1, "step": step, "identity": identity})}
+    header = {"version": 1, "step": step, "identity": identity} | ({"scales": dict(scales)} if scales else {})
+    metadata = {"hyperrep": json.dumps(header)}
     path = folder / CHECKPOINT_NAME
     write_durable(path, save_tensors({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
     return path
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, identity: str) -> int:
-    """Restore model and optimiser in place and return the number of steps done; 0 without a checkpoint.
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, identity: str
+) -> tuple[int, dict[str, float]]:
+    """Restore model and optimiser in place; return the number of steps done and the scales of the loss.
+
+    Without a checkpoint that is 0 and no scales.
 
     Raises
     ------
@@ -50,7 +64,7 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     """
     path = folder / CHECKPOINT_NAME
     if not path.exists():
-        return 0
+        return 0, {}
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("hyperrep", "{}"))
@@ -69,4 +83,4 @@ def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             _, number, key = name.split(".", 2)
             state.setdefault(int(number), {})[key] = tensor.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(header["step"])
+    return int(header["step"]), dict(header.get("scales", {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 import xxhash
 from tqdm import tqdm
 
-from hyperrep.config import TrainConfig, TrainingSection
+from hyperrep.config import ScaleSection, TrainConfig, TrainingSection
 from hyperrep.objectives.composite import LossParts
 from hyperrep.training.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
+from hyperrep.training.data import FitData
 from hyperrep.training.log import TrainingLog
 from hyperrep.training.saved import HyperRepresentation
-from hyperrep.training.step import FitData, Objective
+from hyperrep.training.step import Objective
 from hyperrep.training.streams import batch_of_step
 from hyperrep.weights.scaling import Scaling
 from zookeeper.errors import ZooError
@@ -78,9 +80,11 @@ def fit(
     model = hyper.model.to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     identity = run_identity(config, data)
-    done = load_checkpoint(folder, model, optimizer, identity=identity)
+    done, scales = load_checkpoint(folder, model, optimizer, identity=identity)
     num_steps = settings.num_steps(len(data.rows))
-    objective = Objective(config, hyper, data)
+    scales = scales or _loss_scales(Objective(config, hyper, data))
+    hyper = replace(hyper, loss_scales=scales)
+    objective = Objective(config, hyper, data, scales)
     log = TrainingLog(folder / "log.csv", steps_done=done)
     started = time.monotonic()
     with tqdm(total=num_steps, initial=done, desc=config.name, unit="step", disable=not progress) as bar:
@@ -105,7 +109,7 @@ def fit(
             bar.update()
             if last or count % settings.checkpoint_every == 0:
                 log.flush()
-                save_checkpoint(folder, model, optimizer, step=count, identity=identity)
+                save_checkpoint(folder, model, optimizer, step=count, identity=identity, scales=scales)
             if on_step is not None:
                 on_step(count, values)
     hyper.model.eval()
@@ -130,10 +134,22 @@ def learning_rate(step: int, num_steps: int, settings: TrainingSection) -> float
 def run_identity(config: TrainConfig, data: FitData) -> str:
     """16 hex digits over configuration, layout, train rows and queries: what a checkpoint belongs to."""
     state = xxhash.xxh3_64(f"{config.digest}:{data.layout.digest}".encode())
-    for tensor in (data.rows, data.queries):
+    for tensor in (data.rows, data.queries, *data.query_images.values()):
         if tensor is not None:
             state.update(tensor.detach().cpu().contiguous().numpy().data)
     return str(state.hexdigest())
+
+
+def _loss_scales(objective: Objective) -> dict[str, float]:
+    """What the parts of the loss are divided by: given, or measured on the first batch; empty for nothing."""
+    scales, settings = objective.config.loss.scales, objective.config.training
+    if isinstance(scales, ScaleSection):
+        return scales.model_dump()
+    if scales == "none":
+        return {}
+    rows = objective.data.rows
+    first = batch_of_step(0, len(rows), settings.batch_size, settings.seed)
+    return objective.measure_scales(rows[first.to(rows.device)])
 
 
 def _backward(parts: LossParts, model: torch.nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> float:

@@ -13,6 +13,7 @@ COLUMNS = (
     "step", "seconds", "lr", "total", "contrast", "structure", "behaviour", "grad_norm",
     "val_total", "val_contrast", "val_structure", "val_behaviour", "val_agreement",
 )  # fmt: skip
+OPTIONAL_COLUMNS = ("cycle", "val_cycle")
 
 
 class TrainingLog:
@@ -32,12 +33,15 @@ class TrainingLog:
     def add(self, step: int, values: Mapping[str, float], *, lr: float, seconds: float) -> None:
         """Remember one row; values that are missing stay empty."""
         row = {"step": str(step), "seconds": f"{seconds:.3f}", "lr": f"{lr:.9g}"}
-        self._rows.append(row | {name: f"{values[name]:.9g}" for name in COLUMNS if name in values})
+        self._rows.append(
+            row | {name: f"{values[name]:.9g}" for name in (*COLUMNS, *OPTIONAL_COLUMNS) if name in values}
+        )
 
     def flush(self) -> None:
         """Write the file."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        optional = [name for name in OPTIONAL_COLUMNS if any(row.get(name) for row in self._rows)]
+        writer = csv.DictWriter(text, [*COLUMNS, *optional], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_durable(self._path, text.getvalue().encode())

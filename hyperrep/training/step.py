@@ -3,111 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from hyperrep.config import TrainConfig
-from hyperrep.objectives.behaviour import Network, agreement, behaviour_loss, outputs_of
-from hyperrep.objectives.composite import LossParts, compose, part_weights
-from hyperrep.objectives.contrast import contrast_loss
-from hyperrep.objectives.structure import structure_loss
+from hyperrep.models.autoencoder import Place
+from hyperrep.objectives.behaviour import (
+    agreement,
+    behaviour_loss,
+    cross_entropy_loss,
+    distillation_loss,
+    outputs_of,
+)
+from hyperrep.objectives.composite import SCALED_PARTS, LossParts, compose, part_weights
+from hyperrep.objectives.contrast import contrast_loss, positive_contrast_loss
+from hyperrep.objectives.structure import cycle_loss, structure_loss
+from hyperrep.training.data import FitData
+from hyperrep.training.queries import draw_queries
 from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.streams import keyed_generator
-from hyperrep.weights.views import Permutations, add_noise, draw_views, erase
-from zookeeper.errors import InputError
-from zookeeper.nets.layout import WeightLayout
+from hyperrep.weights.tokens import TokenWindow
+from hyperrep.weights.views import add_noise, draw_views, erase
+from hyperrep.weights.windows import draw_window
+
+__all__ = ["FitData", "Objective"]
 
 
 @dataclass(frozen=True, eq=False)
-class FitData:
-    """Everything a training reads, resident in memory.
+class _Forward:
+    """One batch through the autoencoder.
 
-    Parameters
-    ----------
-    rows
-        Train split, float32 ``[N, P]``, finite.
-    layout
-        Columns of the rows.
-    population
-        Stacked forward pass of the rows' architecture; needed for the behavioural part.
-    permutations
-        Source of permutations; needed for permuted views.
-    queries
-        Images ``[n, C, H, W]`` the behavioural part draws from, normalised as the zoo's training images.
-    val_rows, val_queries
-        For validation; None leaves it (or its behavioural part) out.
-    provenance
-        Plain values about the zoo, saved with the model.
+    ``views`` are the decoded views as they were and ``decoded`` their decoded rows, of a window all but the
+    window original; None if nothing is decoded. ``latents`` are those of all views.
     """
 
-    rows: torch.Tensor
-    layout: WeightLayout
-    population: Network | None = None
-    permutations: Permutations | None = None
-    queries: torch.Tensor | None = None
-    val_rows: torch.Tensor | None = None
-    val_queries: torch.Tensor | None = None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def to(self, device: str) -> FitData:
-        """Move every tensor to a device."""
-
-        def move(value: torch.Tensor | None) -> torch.Tensor | None:
-            return None if value is None else value.to(device)
-
-        return replace(
-            self,
-            rows=self.rows.to(device),
-            queries=move(self.queries),
-            val_rows=move(self.val_rows),
-            val_queries=move(self.val_queries),
-        )
-
-    def check(self, config: TrainConfig) -> None:
-        """Raise an InputError if the configuration asks for what is not here, or rows are not finite."""
-        for name, rows in (("rows", self.rows), ("val_rows", self.val_rows)):
-            if rows is None:
-                continue
-            if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != self.layout.num_weights:
-                raise InputError(
-                    f"fit: {name} has shape {tuple(rows.shape)}; expected [N >= 1, {self.layout.num_weights}]."
-                )
-            bad = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
-            if bad:
-                raise InputError(
-                    f"fit: {len(bad)} of {len(rows)} {name} are not finite (first: {bad[0]}). "
-                    "Leave diverged models out (status == 'ok')."
-                )
-        if part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0:
-            if self.population is None or self.queries is None:
-                raise InputError(
-                    "fit: loss.beta below 1 needs a population and query images. Pass both or set beta to 1."
-                )
-            if config.loss.queries > len(self.queries):
-                raise InputError(
-                    f"fit: loss.queries: expected at most {len(self.queries)} (the number of query images), "
-                    f"got {config.loss.queries}."
-                )
-        if config.augment.permute and self.permutations is None:
-            raise InputError("fit: augment.permute needs a source of permutations. Pass one or set it to false.")
+    views: torch.Tensor
+    latents: torch.Tensor
+    decoded: torch.Tensor | None
+    cycle: torch.Tensor | None
+    window: TokenWindow | None
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The loss of a batch as a function of (rows, key): no state, no hidden randomness."""
+    """The loss of a batch as a function of (rows, key): no state, no hidden randomness.
+
+    Parameters
+    ----------
+    config, hyper, data
+        What is trained on what.
+    scales
+        What each part of the loss is divided by, by name; 1 for names that are missing.
+    """
 
     config: TrainConfig
     hyper: HyperRepresentation
     data: FitData
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def _structure_weight(self) -> torch.Tensor | None:
         if self.config.loss.normalise == "none":
             return None
         return self.hyper.scaling.std_columns.square().reciprocal().to(self.data.rows.device)
+
+    @cached_property
+    def _decodes(self) -> bool:
+        """Whether the loss needs decoded networks at all; E_c does not."""
+        return self.config.loss.gamma < 1 or self.config.loss.cycle > 0
 
     def train_loss(self, rows: torch.Tensor, step: int) -> LossParts:
         """Parts of the loss of rows ``[N, P]`` at a step; only parts with positive weight are computed."""
@@ -116,24 +81,44 @@ class Objective:
         queries = None
         if weights["behaviour"] > 0:
             assert self.data.queries is not None
-            drawn = torch.randperm(len(self.data.queries), generator=keyed_generator(seed, "queries", step))
-            queries = self.data.queries[drawn[: loss.queries].to(self.data.queries.device)]
-        views, latents, decoded = self._forward(rows, keyed_generator(seed, "views", step), augmented=True)
+            queries = draw_queries(loss, self.data.queries, self.data.query_images, seed=seed, step=step)
+        window = self._draw_window("window", step)
+        views = keyed_generator(seed, "views", step)
+        forward = self._forward(rows, views, window, augmented=True, decode=self._decodes)
         contrast = structure = behaviour = None
         if weights["contrast"] > 0:
-            contrast = contrast_loss(self.hyper.model.project(latents), temperature=loss.temperature)
+            contrast = self._contrast(forward.latents)
         if weights["structure"] > 0:
-            structure = structure_loss(decoded, views, self._structure_weight)
+            structure = self._structure(forward)
         if queries is not None:
             assert self.data.population is not None
+            assert forward.decoded is not None
             with torch.no_grad():
                 logits = outputs_of(self.data.population, rows, queries)
-            behaviour = behaviour_loss(outputs_of(self.data.population, decoded, queries), logits, outputs=loss.outputs)
-        return compose(gamma=loss.gamma, beta=loss.beta, contrast=contrast, structure=structure, behaviour=behaviour)
+            behaviour = self._behaviour(outputs_of(self.data.population, forward.decoded, queries), logits)
+        return compose(
+            gamma=loss.gamma,
+            beta=loss.beta,
+            contrast=contrast,
+            structure=structure,
+            behaviour=behaviour,
+            cycle=forward.cycle,
+            cycle_weight=loss.cycle,
+            scales=self.scales,
+        )
+
+    @torch.no_grad()
+    def measure_scales(self, rows: torch.Tensor) -> dict[str, float]:
+        """The parts of the loss of the first batch; a part that is 0 there keeps scale 1."""
+        values = self.train_loss(rows, 0).values()
+        return {name: values[name] for name in SCALED_PARTS if values.get(name, 0.0) > 0}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """All parts of the loss and the agreement on the validation rows; empty without such rows.
+
+        A model that only contrasts (E_c) has no decoder to validate. Of a model of windows a random window of each
+        batch is decoded and the rest of the network kept: agreement is then that of networks with one window decoded.
 
         Views come from a fixed key, so two calls on the same weights give the same numbers. Behaviour
         and agreement (share of validation images with the same class) are measured whatever their
@@ -146,18 +131,22 @@ class Objective:
         size = self.config.training.batch_size
         for number, rows in enumerate(torch.split(data.val_rows, size)):
             generator = keyed_generator(self.config.training.seed, "validation", number)
-            views, latents, decoded = self._forward(rows, generator, augmented=False)
-            parts: dict[str, torch.Tensor] = {"structure": structure_loss(decoded, views, self._structure_weight)}
+            window = self._draw_window("validation window", number)
+            forward = self._forward(rows, generator, window, augmented=False, decode=self._decodes)
+            parts: dict[str, torch.Tensor] = {}
+            if forward.decoded is not None:
+                parts["structure"] = self._structure(forward)
             if loss.gamma > 0:
-                projected = self.hyper.model.project(latents)
-                parts["contrast"] = contrast_loss(projected, temperature=loss.temperature)
+                parts["contrast"] = self._contrast(forward.latents)
+            if forward.cycle is not None:
+                parts["cycle"] = forward.cycle
             agreed = None
-            if data.population is not None and data.val_queries is not None:
+            if data.population is not None and data.val_queries is not None and forward.decoded is not None:
                 logits = outputs_of(data.population, rows, data.val_queries)
-                decoded_logits = outputs_of(data.population, decoded, data.val_queries)
-                parts["behaviour"] = behaviour_loss(decoded_logits, logits, outputs=loss.outputs)
+                decoded_logits = outputs_of(data.population, forward.decoded, data.val_queries)
+                parts["behaviour"] = self._behaviour(decoded_logits, logits)
                 agreed = agreement(decoded_logits, logits.repeat(len(decoded_logits) // len(logits), 1, 1)).mean()
-            composed = compose(gamma=loss.gamma, beta=loss.beta, **parts) if self._complete(parts) else None
+            composed = self._compose(parts) if self._complete(parts) else None
             values = {name: float(part) for name, part in parts.items()}
             if composed is not None:
                 values["total"] = float(composed.total)
@@ -171,22 +160,68 @@ class Objective:
         weights = part_weights(self.config.loss.gamma, self.config.loss.beta)
         return all(name in parts for name, weight in weights.items() if weight > 0)
 
-    def _forward(
-        self, rows: torch.Tensor, generator: torch.Generator, *, augmented: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Decoded views as they were, latents of all views, decoded rows.
+    def _compose(self, parts: Mapping[str, torch.Tensor]) -> LossParts:
+        loss = self.config.loss
+        return compose(gamma=loss.gamma, beta=loss.beta, cycle_weight=loss.cycle, scales=self.scales, **parts)
 
-        There are two views if the contrastive part needs them, else one.
-        """
-        augment = self.config.augment
+    def _contrast(self, latents: torch.Tensor) -> torch.Tensor:
+        projected = self.hyper.model.project(latents)
+        function = contrast_loss if self.config.loss.contrast == "ntxent" else positive_contrast_loss
+        return function(projected, temperature=self.config.loss.temperature)
+
+    def _structure(self, forward: _Forward) -> torch.Tensor:
+        assert forward.decoded is not None
+        if forward.window is None:
+            return structure_loss(forward.decoded, forward.views, self._structure_weight)
+        columns = forward.window.real_columns
+        weight = None if self._structure_weight is None else self._structure_weight[columns]
+        return structure_loss(forward.decoded[:, columns], forward.views[:, columns], weight)
+
+    def _behaviour(self, decoded_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        loss = self.config.loss
+        if loss.behaviour == "cross_entropy":
+            return cross_entropy_loss(decoded_logits, logits)
+        if loss.behaviour == "distillation":
+            return distillation_loss(decoded_logits, logits, temperature=loss.distillation_temperature)
+        return behaviour_loss(decoded_logits, logits, outputs=loss.outputs)
+
+    def _draw_window(self, purpose: str, number: int) -> TokenWindow | None:
+        """One window for the whole batch: the contrastive part must tell models apart, not places in a model."""
+        sizes = self.config.windows
+        if sizes is None:
+            return None
+        generator = keyed_generator(self.config.training.seed, purpose, number)
+        first, length = draw_window(self.hyper.tokeniser.num_tokens, sizes.size, generator)
+        return self.hyper.tokeniser.window(first, length).to(self.data.rows.device)
+
+    def _forward(
+        self,
+        rows: torch.Tensor,
+        generator: torch.Generator,
+        window: TokenWindow | None,
+        *,
+        augmented: bool,
+        decode: bool,
+    ) -> _Forward:
+        """Encode two views if the contrastive part needs them, else one, and decode as many as configured."""
+        augment, hyper = self.config.augment, self.hyper
         num_views = 2 if self.config.loss.gamma > 0 else 1
         permutations = self.data.permutations if augment.permute else None
         views = draw_views(rows, permutations, generator, num_views=num_views)
-        tokens = self.hyper.tokens_of(views)
+        tokens = hyper.tokens_of(views, window)
         if augmented:
-            tokens = add_noise(tokens, self.hyper.tokeniser.mask, generator, sigma=augment.noise)
+            mask = hyper.tokeniser.mask if window is None else window.mask
+            tokens = add_noise(tokens, mask, generator, sigma=augment.noise)
             tokens = erase(tokens, generator, probability=augment.erase)
-        latents = self.hyper.model.encode(tokens)
+        place = None if window is None else Place(window.mask, window.positions)
+        latents = hyper.model.encode(tokens, place)
         num_decoded = len(rows) * min(num_views, self.config.loss.decoded_views)
-        decoded = self.hyper.rows_of(self.hyper.model.decode(latents[:num_decoded]))
-        return views[:num_decoded], latents, decoded
+        views = views[:num_decoded]
+        if not decode:
+            return _Forward(views, latents, None, None, window)
+        decoded_tokens = hyper.model.decode(latents[:num_decoded], place)
+        decoded = hyper.rows_of(decoded_tokens) if window is None else hyper.rows_with(decoded_tokens, window, views)
+        cycle = None
+        if self.config.loss.cycle > 0:
+            cycle = cycle_loss(latents[:num_decoded], hyper.model.encode(decoded_tokens, place))
+        return _Forward(views, latents, decoded, cycle, window)

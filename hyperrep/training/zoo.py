@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from hyperrep.config import TrainConfig
+from hyperrep.config.loss import NOISE, ZOO
 from hyperrep.objectives.composite import part_weights
+from hyperrep.training.data import FitData
 from hyperrep.training.fit import OnStep, fit
+from hyperrep.training.queries import load_query_images
 from hyperrep.training.saved import HyperRepresentation
-from hyperrep.training.step import FitData
 from zookeeper.build.job import image_json, load_population, load_spec_images
 from zookeeper.errors import InputError
 from zookeeper.images import ImageSet
@@ -103,7 +105,13 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         val_rows=_read_rows(config, zoo, "val")[0] if has_val else None,
         val_queries=None if images is None or images.count("val") == 0 else torch.from_numpy(images.normalised("val")),
         provenance=provenance,
+        query_images={} if images is None or not needs_images else _load_other_queries(config, images),
     )
+
+
+def _load_other_queries(config: TrainConfig, images: ImageSet) -> dict[str, torch.Tensor]:
+    others = [source for source in config.loss.query_set if source.source not in (ZOO, NOISE)]
+    return {source.key: load_query_images(source, images) for source in others}
 
 
 def load_zoo_images(zoo: Zoo) -> ImageSet:
