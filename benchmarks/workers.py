@@ -44,17 +44,17 @@ from pathlib import Path
 from zookeeper.nets.cnn import cnn_digits as factory
 from zookeeper.population.optimise import Optimizer
 
-real = Optimizer.step
+real = Optimizer.update
 
 
-def step(self, *rest):
+def update(self, *rest):
     path = Path(__file__).with_name("first-step")
     if not path.exists():
         path.write_text(repr(time.time()))
     return real(self, *rest)
 
 
-Optimizer.step = step
+Optimizer.update = update
 """
 
 

@@ -59,14 +59,14 @@ def commit(root, block):
     return record
 
 
-def step(self, rows, grads, number, *rest):
+def factors(self, number, *rest):
     if number == 5 * 8 + 4 and taken("midway"):  # the fourth of eight steps of epoch 6
         os.kill(os.getpid(), signal.SIGKILL)
-    return real_step(self, rows, grads, number, *rest)
+    return real_factors(self, number, *rest)
 
 
-real_step = Optimizer.step
-Optimizer.step = step
+real_factors = Optimizer.factors
+Optimizer.factors = factors
 worker.commit_block = commit
 """
 

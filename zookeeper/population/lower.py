@@ -51,9 +51,10 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Instruction:
-    """One operation of the graph with its number, or several that a fused kernel carries out as one.
+    """One operation of the graph with its number, or several that are carried out as one.
 
-    The result is the value of the last operation; ``last_read`` lists values that nobody reads afterwards.
+    Those are the operations of a fused kernel, or a convolution with the pooling that alone reads it. The result is
+    the value of the last operation; ``last_read`` lists values that nobody reads afterwards.
     """
 
     ops: tuple[tuple[int, Op], ...]
@@ -241,17 +242,35 @@ def _instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[_Instruct
         for number, fusion in find_fusions(graph).items()
         if lowerings.get(graph.ops[number].layer) == TRITON
     }
-    inside = {passed for fusion in fusions.values() for passed in fusion.numbers[1:]}
+    runs = {number: fusion.numbers for number, fusion in fusions.items()}
+    runs = {number: (number, pool) for number, pool in _pooled_convolutions(graph, lowerings)} | runs
+    inside = {passed for run in runs.values() for passed in run[1:]}
     work = []
     for number in range(1, len(graph.ops)):
         if number not in inside:
             fusion = fusions.get(number)
-            numbers = (number,) if fusion is None else fusion.numbers
+            numbers = runs.get(number, (number,))
             work.append(_Instruction(tuple((n, graph.ops[n]) for n in numbers), fusion, ()))
     last = {source: one for one in work for source in one.inputs}
     return tuple(
         replace(one, last_read=tuple(source for source, reader in last.items() if reader is one)) for one in work
     )
+
+
+def _pooled_convolutions(graph: Graph, lowerings: Mapping[str, str]) -> list[tuple[int, int]]:
+    """Grouped convolutions with a bias whose only reader is a max-pooling, each with its pooling."""
+    readers: dict[int, list[int]] = {}
+    for number, op in enumerate(graph.ops):
+        for source in op.inputs:
+            readers.setdefault(source, []).append(number)
+    return [
+        (number, readers[number][0])
+        for number, op in enumerate(graph.ops)
+        if op.kind == "conv"
+        and op.options["bias"]
+        and lowerings.get(op.layer, GROUPED) == GROUPED
+        and [graph.ops[reader].kind for reader in readers[number]] == ["maxpool"]
+    ]
 
 
 _Value = tuple[torch.Tensor, bool]
@@ -261,6 +280,8 @@ _ANY_FORM = ("flatten", "activation", "dropout", "output")
 def _carry_out(state: _Pass, one: _Instruction, inputs: list[_Value]) -> _Value:
     if one.fusion is not None and takes(inputs[0][0]):
         return _fused(state, one.ops[0][1], one.fusion, inputs[0])
+    if one.fusion is None and len(one.ops) == 2:
+        return _conv_pooled(state, one.ops[0][1], one.ops[1][1], inputs[0])
     for number, op in one.ops:
         if op.kind not in _ANY_FORM:
             inputs = [(stack_images(x) if x.ndim == 5 else x, shared) for x, shared in inputs]
@@ -299,6 +320,18 @@ def _conv(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     lowering = state.lowerings.get(op.layer, GROUPED)
     weight = state.parts[f"{op.layer}.weight"]
     return convolve(value[0], weight, bias, op.options, shared=value[1], lowering=lowering), False
+
+
+def _conv_pooled(state: _Pass, op: Op, pool: Op, value: _Value) -> _Value:
+    """Add the bias after pooling, which is the same: a constant commutes with a maximum, also in rounding.
+
+    On the smaller image it costs less, its gradient above all.
+    """
+    x, shared = value
+    x = stack_images(x) if x.ndim == 5 else x
+    out = convolve(x, state.parts[f"{op.layer}.weight"], None, op.options, shared=shared, lowering=GROUPED)
+    bias = state.parts[f"{op.layer}.bias"].to(out.dtype).reshape(1, -1, 1, 1)
+    return F.max_pool2d(out, **pool.options).add_(bias), False
 
 
 def _linear(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
@@ -382,9 +415,15 @@ def _flatten(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
         return x.flatten(1), True
     if x.ndim == 5:  # images straight from the input: [M, B, C, H, W]
         return x.flatten(2), False
+    if x.requires_grad:  # the gradient comes as vectors: back in the stack's form the operations before are fast
+        x.register_hook(_stack_gradient)  # type: ignore[no-untyped-call]
     channels = x.shape[1] // state.num_models
     x = torch.unflatten(x, 1, (state.num_models, channels))  # [B, M, C, H, W]
     return x.transpose(0, 1).reshape(state.num_models, state.num_images, -1).contiguous(), False
+
+
+def _stack_gradient(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 def _slice(state: _Pass, op: Op, number: int, value: _Value) -> _Value:

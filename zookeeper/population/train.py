@@ -14,12 +14,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from zookeeper.errors import InputError
 from zookeeper.population.augment import NO_AUGMENTATION, PURPOSE, AugmentSettings, augment
 from zookeeper.population.convolution import interleave
 from zookeeper.population.evaluate import Evaluation, Images, evaluate
+from zookeeper.population.loss import loss_and_gradient
 from zookeeper.population.lower import Population
 from zookeeper.population.optimise import Hyperparameters, Optimizer, StepFactors
 from zookeeper.population.precision import FLOAT32, check_precision, training_precision
@@ -161,9 +161,13 @@ def cut(whole: slice, tile: int) -> list[slice]:
 
 
 def _stored_inputs(data: TrainingData, dtype: torch.dtype) -> torch.Tensor:
-    """Images as ``[n, H, W, C]``: normalised once if that takes little memory, else uint8 to normalise per batch."""
+    """Images normalised once if that takes little memory, else uint8 to normalise per batch.
+
+    ``[n, C, H, W]`` on a CPU, where whole images are gathered as rows and brought into the stack's form as one
+    transposition; elsewhere ``[n, H, W, C]``.
+    """
     pixels = data.normalise(data.images, dtype) if data.is_small(dtype) else data.images
-    return pixels.movedim(1, -1).contiguous()
+    return pixels.contiguous() if pixels.device.type == "cpu" else pixels.movedim(1, -1).contiguous()
 
 
 class CohortTrainer:
@@ -281,13 +285,27 @@ class CohortTrainer:
             keys = self.augment_keys[tile][: 1 if index.ndim == 1 else None]
             pixels = augment(self.data.images[index], keys, step, self.data.augment)
             pixels = pixels[0] if index.ndim == 1 else pixels
+            if pixels.ndim == 5 and self.population.stacks_images:
+                pixels = interleave(pixels)
         else:
-            pixels = self._inputs[index].movedim(-1, -3)
-        if pixels.ndim == 5 and self.population.stacks_images:
-            pixels = interleave(pixels)
+            pixels = self._gather(index)
         if pixels.dtype == self.rows.dtype:
             return pixels
         return self.data.normalise(pixels, self.rows.dtype)
+
+    def _gather(self, index: torch.Tensor) -> torch.Tensor:
+        """Take stored inputs by number: ``[B, C, H, W]`` or ``[M, B, C, H, W]``, ready for the first operation."""
+        stacks = index.ndim == 2 and self.population.stacks_images
+        if self._inputs.device.type != "cpu":
+            pixels = self._inputs[index].movedim(-1, -3)
+            return interleave(pixels) if stacks else pixels
+        rows = self._inputs.flatten(1)
+        shape = self._inputs.shape[1:]
+        if not stacks:
+            return rows.index_select(0, index.reshape(-1)).view(*index.shape, *shape)
+        images = rows.index_select(0, index.t().reshape(-1)).view(index.shape[1], -1, *shape[1:])  # [B, M*C, H, W]
+        images = images.contiguous(memory_format=torch.channels_last)
+        return torch.unflatten(images, 1, (-1, shape[0])).transpose(0, 1)
 
     def learn(
         self,
@@ -311,13 +329,12 @@ class CohortTrainer:
         leaf = rows.detach().requires_grad_()
         logits, statistics = self.population.forward_training(leaf, images, dropout)
         logits = logits.to(rows.dtype)
-        losses = F.cross_entropy(logits.reshape(-1, logits.shape[2]), labels.reshape(-1), reduction="none")
-        loss = losses.view(num_models, -1).mean(1)
-        (grads,) = torch.autograd.grad(loss.sum(), leaf)
+        loss, gradient = loss_and_gradient(logits, labels)
+        (grads,) = torch.autograd.grad(logits, leaf, gradient)
         optimizer.update(rows[:, self.trainable], grads[:, self.trainable], factors)
         for name, values in statistics.items():
             rows[:, self.population.layout.block(name).columns] = values
-        return loss.detach()
+        return loss
 
     def _evaluated(self, split: str) -> tuple[Images, torch.Tensor]:
         """Images and labels of a split as evaluation reads them."""
