@@ -24,7 +24,7 @@ FUNCTIONS = {
     "silu": F.silu,
     "tanh": torch.tanh,
 }
-SMALL = Blocks(places=16, depth=16, rows=16, summed=16, part=24)
+SMALL = Blocks(places=16, pixels=16, depth=16, rows=16, summed=16, part=24)
 
 
 @dataclass(frozen=True)

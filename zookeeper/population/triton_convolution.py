@@ -29,26 +29,29 @@ class Blocks:
 
     Parameters
     ----------
-    places
-        Output places (or input pixels) of one program.
+    places, pixels
+        Output places, or input pixels, of one program.
     depth
-        Terms of the inner sum taken at once.
+        Terms of the inner sum taken at once; in the forward pass twice as many where channels do not divide by it.
     rows
         Most rows of a kernel's gradient in one program.
     summed
         Places that such a program takes at once.
     part
         Most places whose weight gradients one program sums up; partial sums are added afterwards.
-    num_warps, num_stages
-        Warps of a program, and stages of its loads.
+    outputs
+        Sums that one thread holds.
+    num_stages
+        Stages of a program's loads.
     """
 
     places: int = 64
+    pixels: int = 128
     depth: int = 16
     rows: int = 64
     summed: int = 32
     part: int = 2048
-    num_warps: int = 4
+    outputs: int = 16
     num_stages: int = 1
 
 
@@ -108,17 +111,23 @@ def launch_constants(
         "POOL": shape.pool,
         "PRECISION": precision,
     }
+    wide = _power(shape.channels if kernel == "input_gradient" else shape.out_channels)
+    high = blocks.places
     if kernel == "forward":
-        constants |= {"BLOCK_P": blocks.places, "BLOCK_K": blocks.depth, "BLOCK_O": _power(shape.out_channels)}
+        depth = blocks.depth if shape.channels % blocks.depth == 0 else 2 * blocks.depth
+        constants |= {"BLOCK_P": blocks.places, "BLOCK_K": depth, "BLOCK_O": wide}
     elif kernel == "weight_gradient":
-        rows = min(blocks.rows, _power(shape.depth))
-        constants |= {"BLOCK_P": blocks.summed, "BLOCK_K": rows, "BLOCK_O": _power(shape.out_channels)}
+        rows = _rows(shape.depth, blocks.rows)
+        constants |= {"BLOCK_P": blocks.summed, "BLOCK_K": rows, "BLOCK_O": wide}
         constants["NUM_TILES"] = -(-shape.depth // rows)
+        high = rows
     else:
-        constants |= {"BLOCK_P": blocks.places, "BLOCK_K": blocks.depth, "BLOCK_C": _power(shape.channels)}
+        constants |= {"BLOCK_P": blocks.pixels, "BLOCK_K": blocks.depth, "BLOCK_C": wide}
+        high = blocks.pixels
     if kernel != "input_gradient":
         constants["ACTIVATION"] = shape.activation
-    return constants, {"num_warps": blocks.num_warps, "num_stages": blocks.num_stages}
+    num_warps = max(1, min(8, high * wide // (32 * blocks.outputs)))
+    return constants, {"num_warps": num_warps, "num_stages": blocks.num_stages}
 
 
 def is_usable(device: torch.device) -> bool:
@@ -326,7 +335,7 @@ def _input_gradient(
     size = (num_models, num_images, shape.height, shape.width, shape.channels)
     grad_x = torch.empty(size, dtype=x.dtype, device=x.device)
     num_pixels = num_images * shape.height * shape.width
-    num_blocks = -(-num_pixels // blocks.places)
+    num_blocks = -(-num_pixels // blocks.pixels)
     constants, options = launch_constants("input_gradient", shape, blocks, precision)
     input_gradient_kernel[(num_models * num_blocks,)](
         before,
@@ -340,6 +349,16 @@ def _input_gradient(
         **options,
     )
     return grad_x.movedim(-1, -3)
+
+
+def _rows(depth: int, most: int) -> int:
+    """Rows of a tile of a kernel's gradient: the most for which tiles are at most an eighth larger than need be.
+
+    >>> _rows(144, 64), _rows(288, 64), _rows(27, 64)
+    (32, 64, 32)
+    """
+    covered = {size: -(-depth // size) * size for size in (128, 64, 32, _SMALLEST) if size <= most}
+    return next(size for size, rows in covered.items() if 8 * rows <= 9 * min(covered.values()))
 
 
 def _power(count: int) -> int:

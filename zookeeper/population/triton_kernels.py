@@ -94,6 +94,9 @@ def forward_kernel(
     depth: tl.constexpr = SIDE * SIDE * C
     x += member * x_m
     kernels += member * (depth * OUT_C)
+    out += member * OUT_C * num_places
+    before += member * OUT_C * num_places
+    choice += member * OUT_C * num_places
     start = tl.zeros((BLOCK_P, BLOCK_O), tl.float32)
     if HAS_BIAS:
         shift = tl.load(bias + member * bias_m + channel, mask=channel < OUT_C, other=0.0).to(tl.float32)
@@ -103,22 +106,28 @@ def forward_kernel(
     for window in range(POOL * POOL):
         top = rest // OUT_W * POOL + window // POOL - PADDING
         left = rest % OUT_W * POOL + window % POOL - PADDING
+        corner = image * x_b + top * x_y + left * x_x
         total = start
         for first in range(0, depth, BLOCK_K):
             k = first + tl.arange(0, BLOCK_K)
-            row = top[:, None] + (k // (C * SIDE))[None, :]
-            column = left[:, None] + (k // C % SIDE)[None, :]
-            inside = (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
-            inside &= (place < num_places)[:, None] & (k < depth)[None, :]
-            where = image[:, None] * x_b + row * x_y + column * x_x + (k % C)[None, :] * x_c
-            patches = tl.load(x + where, mask=inside, other=0.0)
+            tap = k // C
+            if C % BLOCK_K == 0:  # one tap for the whole block: arithmetic with rows alone, and wide loads
+                tap = tl.full((1,), first // C, tl.int32)
+            inside = (place < num_places)[:, None]
+            if depth % BLOCK_K != 0:  # masks that are alike along a row let loads be wide
+                inside &= (k < depth)[None, :]
+            if PADDING > 0:
+                row, column = top[:, None] + (tap // SIDE)[None, :], left[:, None] + (tap % SIDE)[None, :]
+                inside &= (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
+            step = tap // SIDE * x_y + tap % SIDE * x_x + (k - tap * C) * x_c
+            patches = tl.load(x + (corner[:, None] + step[None, :]), mask=inside, other=0.0)
             known = (k < depth)[:, None] & (channel < OUT_C)[None, :]
             weights = tl.load(kernels + k[:, None] * OUT_C + channel[None, :], mask=known, other=0.0)
             total = tl.dot(patches, weights, total, input_precision=PRECISION)
         wins = (total > best) | (total != total)  # as torch: the first of equal values, and NaN wins
         best = tl.where(wins, total, best)
         chosen = tl.where(wins, window, chosen).to(tl.int8)
-    target = member * OUT_C * num_places + place[:, None] * OUT_C + channel[None, :]
+    target = place[:, None] * OUT_C + channel[None, :]
     real = (place < num_places)[:, None] & (channel < OUT_C)[None, :]
     if KEEP_BEFORE:
         tl.store(before + target, best, mask=real)
@@ -148,9 +157,12 @@ def weight_gradient_kernel(
     channel = tl.arange(0, BLOCK_O)
     depth: tl.constexpr = SIDE * SIDE * C
     k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+    step = k // (C * SIDE) * x_y + k // C % SIDE * x_x + k % C * x_c
     x += member * x_m
     grad += member * g_m
-    offset = member * OUT_C * num_places
+    kept += member * OUT_C * num_places
+    choice += member * OUT_C * num_places
+    grad_before += member * OUT_C * num_places
     total = tl.zeros((BLOCK_K, BLOCK_O), tl.float32)
     total_bias = tl.zeros((BLOCK_O,), tl.float32)
     end = tl.minimum((part + 1) * PART, num_places)
@@ -161,7 +173,7 @@ def weight_gradient_kernel(
         real = (place < end)[:, None] & (channel < OUT_C)[None, :]
         where = (image * g_b + y * g_y + column_out * g_x)[:, None] + channel[None, :] * g_c
         value = tl.load(grad + where, mask=real, other=0.0).to(tl.float32)
-        own = offset + place[:, None] * OUT_C + channel[None, :]
+        own = place[:, None] * OUT_C + channel[None, :]
         if ACTIVATION != "":
             value = _through_activation(value, tl.load(kept + own, mask=real, other=0.0).to(tl.float32), ACTIVATION)
         if KEEP_BEFORE:
@@ -172,12 +184,13 @@ def weight_gradient_kernel(
         for window in range(POOL * POOL):
             top = y * POOL + window // POOL - PADDING
             left = column_out * POOL + window % POOL - PADDING
-            row = (k // (C * SIDE))[:, None] + top[None, :]
-            column = (k // C % SIDE)[:, None] + left[None, :]
-            inside = (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
-            inside &= (k < depth)[:, None] & (place < end)[None, :]
-            source = image[None, :] * x_b + row * x_y + column * x_x + (k % C)[:, None] * x_c
-            patches = tl.load(x + source, mask=inside, other=0.0)
+            corner = image * x_b + top * x_y + left * x_x
+            inside = (k < depth)[:, None] & (place < end)[None, :]
+            if PADDING > 0:
+                row = (k // (C * SIDE))[:, None] + top[None, :]
+                column = (k // C % SIDE)[:, None] + left[None, :]
+                inside &= (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
+            patches = tl.load(x + (step[:, None] + corner[None, :]), mask=inside, other=0.0)
             here = value
             if POOL > 1:
                 here = tl.where(chosen == window, value, 0.0)
@@ -202,26 +215,30 @@ def input_gradient_kernel(
     pixel = (program % num_blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
     image, rest = pixel // (HEIGHT * WIDTH), pixel % (HEIGHT * WIDTH)
     channel = tl.arange(0, BLOCK_C)
-    depth: tl.constexpr = SIDE * SIDE * OUT_C
-    offset = member * OUT_C * num_places
+    padded: tl.constexpr = (OUT_C + BLOCK_K - 1) // BLOCK_K * BLOCK_K  # a block never leaves its tap
+    grad_before += member * OUT_C * num_places
+    choice += member * OUT_C * num_places
     kernels += member * (SIDE * SIDE * C * OUT_C)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for first in range(0, depth, BLOCK_K):
-        k = first + tl.arange(0, BLOCK_K)
-        tap, out_channel = k // OUT_C, k % OUT_C
-        row = (rest // WIDTH + PADDING)[:, None] - (tap // SIDE)[None, :]  # of the convolution's output
-        column = (rest % WIDTH + PADDING)[:, None] - (tap % SIDE)[None, :]
+    for first in range(0, SIDE * SIDE * padded, BLOCK_K):
+        tap = first // padded
+        out_channel = first - tap * padded + tl.arange(0, BLOCK_K)
+        row = rest // WIDTH + PADDING - tap // SIDE  # of the convolution's output
+        column = rest % WIDTH + PADDING - tap % SIDE
         y, x = row // POOL, column // POOL
-        inside = (row >= 0) & (column >= 0) & (y < OUT_H) & (x < OUT_W)
-        inside &= (pixel < num_pixels)[:, None] & (k < depth)[None, :]
-        own = offset + ((image[:, None] * OUT_H + y) * OUT_W + x) * OUT_C + out_channel[None, :]
+        inside = (row >= 0) & (column >= 0) & (y < OUT_H) & (x < OUT_W) & (pixel < num_pixels)
+        inside = inside[:, None]
+        if OUT_C % BLOCK_K != 0:
+            inside &= (out_channel < OUT_C)[None, :]
+        own = (((image * OUT_H + y) * OUT_W + x) * OUT_C)[:, None] + out_channel[None, :]
         value = tl.load(grad_before + own, mask=inside, other=0.0)
         if POOL > 1:
             chosen = tl.load(choice + own, mask=inside, other=0)
-            value = tl.where(chosen == row % POOL * POOL + column % POOL, value, 0.0)
-        known = (k < depth)[:, None] & (channel < C)[None, :]
-        source = (tap[:, None] * C + channel[None, :]) * OUT_C + out_channel[:, None]
+            value = tl.where(chosen == (row % POOL * POOL + column % POOL)[:, None], value, 0.0)
+        known = (out_channel < OUT_C)[:, None] & (channel < C)[None, :]
+        source = (tap * C + channel)[None, :] * OUT_C + out_channel[:, None]
         weights = tl.load(kernels + source, mask=known, other=0.0)
         total = tl.dot(value.to(weights.dtype), weights, total, input_precision=PRECISION)
-    target = member * C * num_pixels + pixel[:, None] * C + channel[None, :]
+    grad_x += member * C * num_pixels
+    target = pixel[:, None] * C + channel[None, :]
     tl.store(grad_x + target, total, mask=(pixel < num_pixels)[:, None] & (channel < C)[None, :])
