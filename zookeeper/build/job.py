@@ -188,8 +188,13 @@ def _header(plan: Plan, images: ImageSet, layouts: Mapping[str, Mapping[str, Any
         layouts=layouts,
         image=ImageShape(images.name, channels, height, width, images.num_classes, details),
         spec=json.loads(plan.spec.to_json()),
-        store=PLAIN if plan.spec.store is None else Encoding(**plan.spec.store.model_dump()),
+        store=store_encoding(plan.spec),
     )
+
+
+def store_encoding(spec: ZooSpec) -> Encoding:
+    """How a spec wants rows to be stored."""
+    return PLAIN if spec.store is None else Encoding(**spec.store.model_dump())
 
 
 def _check_same(header: ZooHeader, spec: ZooSpec, images: ImageSet, root: Path) -> None:
