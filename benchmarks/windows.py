@@ -80,7 +80,7 @@ def to_markdown(results: dict[str, dict[str, float]], facts: dict[str, str], whe
         "Row: the network itself. Idle: process with row and autoencoder. Above idle: the most while the network is "
         "encoded and decoded, latents and reconstruction included. Same bits: in another batch of windows.",
         "",
-        "| network | weights | tokens | windows | row MiB | idle MiB | above idle MiB | encode s | decode s | same bits |",
+        "| network | weights | tokens | windows | row MiB | idle MiB | above idle MiB | encode s | decode s | same |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, r in results.items():
