@@ -126,6 +126,7 @@ def test_ray_stores_the_same_bits_through_dying_workers_and_a_killed_driver(
     assert out[end:] == "\n"
     assert (value["num_models"], value["num_checkpoints"], value["failures"]) == (12, 84, {})
     first, *deaths = err.splitlines()  # and not a word from Ray
+    deaths = [line for line in deaths if not re.match(r"\d+/72 model-epochs", line)]  # a slow machine's line a minute
     assert re.fullmatch(r"resuming .*/zoo: 12 models in 3 cohort\(s\), .* in 2 Ray worker\(s\) on cpu", first)
     assert len(deaths) == 2
     assert all(re.fullmatch(r"cohort c0000\d-\w+: the worker died \(\w+\); retry [12] of 3", line) for line in deaths)
