@@ -6,12 +6,14 @@ import json
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from zookeeper.store.encoding import PLAIN, Encoding
 from zookeeper.store.files import hash_bytes
 from zookeeper.store.findings import Report
 from zookeeper.store.header import CohortEntry, create_zoo
+from zookeeper.store.parquet import encode_table
 from zookeeper.store.records import cohort_progress, read_commits
 from zookeeper.store.repair import repair_zoo
 from zookeeper.store.verify import verify_zoo
@@ -300,7 +303,10 @@ def forge(root: Path, **changes: Any) -> None:
 def test_records_that_lie_are_caught(toy: Any, changes: dict[str, Any], message: str, deep: bool) -> None:
     forge(toy.root, **changes)
     report = verify_zoo(toy.root, deep=deep)
-    assert any(finding.kind == "content" and message in finding.what for finding in report.findings), report.findings
+    kind = "content" if deep else "contradiction"
+    assert any(finding.kind == kind and message in finding.what for finding in report.findings), report.findings
+    if not deep:  # nothing is damaged: a repair leaves every block where it is
+        assert repair_zoo(toy.root, report) == ()
 
 
 def test_deep_compares_spans_tables_and_status(toy: Any) -> None:
@@ -331,6 +337,31 @@ def test_a_damaged_header_is_a_finding_and_no_zoo_is_bad_input(toy: Any) -> None
     assert "header" in kinds(verify_zoo(toy.root))
     with pytest.raises(InputError, match="no zoo here"):
         verify_zoo(toy.root.parent)
+
+
+def test_a_zoo_that_grows_is_clean_at_every_look(make_toy: MakeToy) -> None:
+    toy = make_toy(num_epochs=24)
+    writer = threading.Thread(
+        target=lambda: [commit_block(toy.root, toy.block("a", (e, e + 1))) for e in range(0, 24, 2)]
+    )
+    writer.start()
+    seen = []
+    while writer.is_alive() or not seen:
+        report = verify_zoo(toy.root)
+        assert report.clean, report.findings
+        seen.append(report.num_rows)
+    writer.join()
+    assert seen == sorted(seen)
+    assert verify_zoo(toy.root, deep=True).num_rows == 72
+
+
+def test_a_table_that_is_none_is_a_finding(toy: Any) -> None:
+    data = encode_table(pa.table({"lr": [0.1]}))
+    record = read_commits(toy.root)[0]
+    (toy.root / record.meta.file).write_bytes(data)
+    forge(toy.root, meta=replace(record.meta, size=len(data), xxh3=hash_bytes(data)))
+    assert "not a table of checkpoints" in verify_zoo(toy.root).findings[0].what
+    assert mended(toy.root, deep=True).clean
 
 
 def test_any_damage_to_any_blocks_is_repaired_to_something_true(toy: Any) -> None:

@@ -39,8 +39,8 @@ def check_rows(
     for record in records:
         table = tables.get(record.file_name)
         if table is not None and (what := _wrong_rows(header, record, table)):
-            remedy = "The block does not fit the header; restore both from one copy."
-            yield Finding("content", record.meta.file, what, remedy, record.file_name)
+            remedy = "Header, record and table are whole but contradict each other; restore all from one copy."
+            yield Finding("contradiction", record.meta.file, what, remedy, record.file_name)
     pairs = Counter(
         (model, epoch)
         for table in tables.values()

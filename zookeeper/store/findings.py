@@ -24,7 +24,7 @@ class Finding:
     ----------
     kind
         ``header``, ``record``, ``shard``, ``table``, ``state``, ``cache``, ``orphan``, ``duplicate``, ``gap``,
-        ``content`` or ``metrics``.
+        ``contradiction``, ``content`` or ``metrics``.
     where
         The file, relative to the zoo, or the cohort.
     what, remedy

@@ -18,6 +18,7 @@ from zookeeper.store.encoding import SUFFIXES, Encoding, Floats, Stored, decode_
 from zookeeper.store.records import CommitRecord, Spans
 
 _MAX_GROUPS = 1024  # a Parquet footer costs about 800 bytes per row group
+_KEPT_BYTES = 1 << 26  # a decoded group is kept for the next read unless it is huge
 _MAX_GROUP_BYTES = 1 << 29  # one data page must stay below data_page_size, a chunk below 4 GiB
 
 
@@ -121,9 +122,13 @@ class RowDecoder:
             self._file.close()
 
     def _group(self, number: int) -> Stored:
-        if self._last is None or self._last[0] != number:
-            self._last = (number, self._file.read_group(number))
-        return self._last[1]
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        self._last = None
+        group = self._file.read_group(number)
+        if group.nbytes <= _KEPT_BYTES:
+            self._last = (number, group)
+        return group
 
 
 class SpanDecoder:

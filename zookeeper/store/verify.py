@@ -105,17 +105,21 @@ class _Look:
         """Check the files of a block."""
         shard = self.examine(record.shard)
         meta = self.examine(record.meta)
+        table = None
+        if meta is None:
+            path = self.root / record.meta.file
+            try:
+                table = decode_table(path.read_bytes(), str(path))
+                self.tables[record.file_name] = table.select(["model_id", "epoch"]).to_pydict()
+            except (StoreError, KeyError) as error:
+                meta = f"not a table of checkpoints ({error})"
         if meta is not None:
             remedy = "zookeeper verify --repair makes it again from the shard, if that is whole."
             self.findings.append(Finding("table", record.meta.file, meta, remedy, record.file_name))
-        else:
-            path = self.root / record.meta.file
-            table = decode_table(path.read_bytes(), str(path))
-            self.tables[record.file_name] = table.select(["model_id", "epoch", "status"]).to_pydict()
-            if shard is None and self.deep:
-                for what in check_block(self.root, record, table):
-                    remedy = f"zookeeper verify --repair moves the block to {QUARANTINE}/. {AGAIN}"
-                    self.findings.append(Finding("content", record.shard.file, what, remedy, record.file_name))
+        elif shard is None and self.deep:
+            for what in check_block(self.root, record, table):
+                remedy = f"zookeeper verify --repair moves the block to {QUARANTINE}/. {AGAIN}"
+                self.findings.append(Finding("content", record.shard.file, what, remedy, record.file_name))
         if shard is not None:
             lost, detail = self.hurt(record)
             remedy = (
