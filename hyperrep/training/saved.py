@@ -132,6 +132,22 @@ class HyperRepresentation:
         """Put decoded tokens ``[N, S, D]`` of a window into copies of rows ``[N, P]``; differentiable."""
         return window.write(scale_back(tokens, window, self.input_scaling), rows)
 
+    @cached_property
+    def _variances(self) -> torch.Tensor:
+        """Columns that hold running variances."""
+        names = [block.name for block in self.layout.blocks if block.kind == "running_var"]
+        return torch.from_numpy(self.layout.columns(names))
+
+    def as_networks(self, rows: torch.Tensor) -> torch.Tensor:
+        """Mirror running variances below 0 in decoded rows ``[N, P]``: no network has them; differentiable.
+
+        Rows of networks, and rows of architectures without running statistics, stay as they are.
+        """
+        if len(self._variances) == 0:
+            return rows
+        columns = self._variances.to(rows.device)
+        return rows.index_copy(1, columns, rows[:, columns].abs())
+
     @torch.no_grad()
     def encode(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Encode rows ``[N, P]`` to latents ``[N, *latent_shape]``, float32 on the CPU.
@@ -155,7 +171,7 @@ class HyperRepresentation:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Decode latents ``[N, *latent_shape]`` to rows ``[N, P]``, float32 on the CPU.
+        """Decode latents ``[N, *latent_shape]`` to rows ``[N, P]``, float32 on the CPU; running variances are >= 0.
 
         Raises
         ------
@@ -167,9 +183,11 @@ class HyperRepresentation:
             expected = ", ".join(map(str, self.latent_shape))
             raise InputError(f"decode: latents have shape {tuple(values.shape)}; expected [N, {expected}].")
         if self.windows is not None:
-            return decode_windows(self.model, self.tokeniser, self.input_scaling, values, self.windows)
-        shape = (self.layout.num_weights,)
-        return run_in_tiles(values, lambda tile: self.rows_of(self.model.decode(tile)), shape, self.device)
+            rows = decode_windows(self.model, self.tokeniser, self.input_scaling, values, self.windows)
+        else:
+            shape = (self.layout.num_weights,)
+            rows = run_in_tiles(values, lambda tile: self.rows_of(self.model.decode(tile)), shape, self.device)
+        return self.as_networks(rows)
 
     def embed(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Average the latents of rows ``[N, P]`` over the tokens of each layer, the features of the probes.

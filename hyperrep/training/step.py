@@ -95,7 +95,8 @@ class Objective:
             assert forward.decoded is not None
             with torch.no_grad():
                 logits = outputs_of(self.data.population, rows, queries)
-            behaviour = self._behaviour(outputs_of(self.data.population, forward.decoded, queries), logits)
+            networks = self.hyper.as_networks(forward.decoded)
+            behaviour = self._behaviour(outputs_of(self.data.population, networks, queries), logits)
         return compose(
             gamma=loss.gamma,
             beta=loss.beta,
@@ -143,7 +144,8 @@ class Objective:
             agreed = None
             if data.population is not None and data.val_queries is not None and forward.decoded is not None:
                 logits = outputs_of(data.population, rows, data.val_queries)
-                decoded_logits = outputs_of(data.population, forward.decoded, data.val_queries)
+                networks = self.hyper.as_networks(forward.decoded)
+                decoded_logits = outputs_of(data.population, networks, data.val_queries)
                 parts["behaviour"] = self._behaviour(decoded_logits, logits)
                 agreed = agreement(decoded_logits, logits.repeat(len(decoded_logits) // len(logits), 1, 1)).mean()
             composed = self._compose(parts) if self._complete(parts) else None

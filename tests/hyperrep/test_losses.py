@@ -28,6 +28,8 @@ from hyperrep.training.step import Objective
 from hyperrep.weights.scaling import Scaling
 from zookeeper.errors import InputError
 from zookeeper.images import load_images
+from zookeeper.nets.registry import architecture_names, build_network
+from zookeeper.nets.symmetry import Symmetry
 from zookeeper.population import Population
 
 NET = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
@@ -338,3 +340,64 @@ def test_training_on_noise_alone_changes_the_queries_alone(data: FitData) -> Non
     assert (values["contrast"], values["structure"]) == (zoo["contrast"], zoo["structure"])
     assert math.isfinite(values["total"])
     assert outputs_of(POPULATION, data.rows, data.queries).shape == (6, 12, 3)  # type: ignore[arg-type]
+
+
+def toy_of(architecture: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    if architecture == "with running statistics":
+        conv = [nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)]
+        return nn.Sequential(*conv), (1, 8, 8)
+    side = 8 if architecture in ("mlp", "cnn-digits") else 28
+    return build_network(architecture, in_channels=1, image_size=(side, side), num_classes=10), (1, side, side)
+
+
+@pytest.mark.parametrize("windows", [None, {"size": 16, "halo": 4}], ids=["whole", "windows"])
+@pytest.mark.parametrize(
+    "architecture", [*(n for n in architecture_names() if n != "resnet18-cifar"), "with running statistics"]
+)
+def test_every_architecture_has_every_part_of_the_loss(architecture: str, windows: dict[str, int] | None) -> None:
+    net, shape = toy_of(architecture)
+    population = Population(net, shape)
+    layout = population.layout
+    rows = torch.randn(2, layout.num_weights, generator=seeded(0)) * 0.1
+    for block in layout.blocks:
+        if block.kind == "running_var":
+            rows[:, block.columns] = torch.tensor([[0.001], [0.01]])
+    tokens = {"width": 4 if architecture == "with running statistics" else 288}
+    config = config_of({"gamma": 0.1, "beta": 0.3, "queries": 2}, tokens=tokens, windows=windows)
+    images = torch.randn(2, *shape, generator=seeded(1))
+    objective = objective_of(config, FitData(rows, layout, population, Symmetry.of(net, shape), images, rows, images))
+    for step in range(4 if architecture == "with running statistics" else 1):
+        parts = objective.train_loss(rows, step)
+        parts.total.backward()  # type: ignore[no-untyped-call]
+        assert all(math.isfinite(value) for value in parts.values().values()), step
+        assert all(torch.isfinite(w.grad).all() for w in objective.hyper.model.parameters() if w.grad is not None)
+    assert math.isfinite(objective.validate()["agreement"])
+    decoded = objective.hyper.reconstruct(rows)
+    for block in layout.blocks:
+        assert block.kind != "running_var" or (decoded[:, block.columns] >= 0).all()
+
+
+def test_a_decoded_running_variance_is_never_negative() -> None:
+    net, shape = toy_of("with running statistics")
+    population = Population(net, shape)
+    layout = population.layout
+    rows = torch.randn(2, layout.num_weights, generator=seeded(0))
+    variances = torch.zeros(layout.num_weights, dtype=torch.bool)
+    variances[layout.block("1.running_var").columns] = True
+    objective = objective_of(config_of({"gamma": 0, "beta": 0.5}), FitData(rows, layout, population))
+    images = torch.randn(3, *shape, generator=seeded(1))
+    assert torch.isnan(population.forward(-rows.abs(), images)).any()
+    mended = objective.hyper.as_networks(-rows.abs())
+    assert torch.equal(mended[:, ~variances], -rows.abs()[:, ~variances])
+    assert torch.equal(mended[:, variances], rows.abs()[:, variances])
+    assert torch.isfinite(population.forward(mended, images)).all()
+    with torch.no_grad():
+        objective.hyper.model.decoder.exit.bias -= 50  # type: ignore[union-attr, operator]
+    assert (objective.hyper.reconstruct(rows)[:, variances] >= 0).all()
+    windowed = objective_of(config_of({"gamma": 0, "beta": 1}, windows={"size": 4}), FitData(rows, layout)).hyper
+    with torch.no_grad():
+        windowed.model.decoder.exit.bias -= 50  # type: ignore[union-attr, operator]
+    assert (windowed.reconstruct(rows)[:, variances] >= 0).all()
+    plain = objective_of(config_of({"gamma": 0, "beta": 1}), FitData(torch.randn(2, LAYOUT.num_weights), LAYOUT)).hyper
+    untouched = torch.randn(2, LAYOUT.num_weights)
+    assert plain.as_networks(untouched) is untouched
