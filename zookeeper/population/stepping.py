@@ -42,6 +42,7 @@ class TileSteps:
         self.lanes = torch.arange(trainer.cohort.batch_size, device=device)
         self._tables: tuple[torch.Tensor, torch.Tensor, StepFactors] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._side: torch.cuda.Stream | None = None
         self._warmed = 0
 
     def run(self, epoch: int) -> torch.Tensor:
@@ -93,11 +94,13 @@ class TileSteps:
             self._graph.replay()
         elif self._warmed < _WARM_UP:
             self._warmed += 1
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
+            if self._side is None:  # one for all: each stream keeps the memory that it once took
+                self._side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            current = torch.cuda.current_stream()
+            self._side.wait_stream(current)
+            with torch.cuda.stream(self._side):
                 self.step(size)
-            current.wait_stream(side)
+            current.wait_stream(self._side)
         else:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):  # records, computes nothing

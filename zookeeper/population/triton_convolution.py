@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -132,9 +133,14 @@ def launch_constants(
 
 def is_usable(device: torch.device) -> bool:
     """Whether fused kernels run on a device: an NVIDIA GPU with triton installed, or triton's interpreter."""
-    if importlib.util.find_spec("triton") is None:
+    if not _is_installed():
         return False
     return is_interpreted() or (device.type == "cuda" and torch.version.hip is None)
+
+
+@cache
+def _is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def is_interpreted() -> bool:
@@ -206,6 +212,7 @@ def convolve_fused(
         x, kernels = x.to(dtype), kernels.to(dtype)
     if x.ndim == 4:
         x = x.expand(num_models, *x.shape)
+    x = _within_reach(x)
     height, width = x.shape[-2:]
     bias = None if bias is None else bias.contiguous() if bias.stride(1) != 1 else bias
     shape = Shape(channels, height, width, out_channels, side, padding, pool, activation)
@@ -268,7 +275,7 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, kernels, kept, choice = ctx.saved_tensors
         shape, blocks = ctx.shape, ctx.blocks
-        grad = grad.movedim(-1, -3)
+        grad = _within_reach(grad.movedim(-1, -3))
         before, weights, biases = _weight_gradient(x, grad, kept, choice, shape, blocks, ctx)
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -349,6 +356,12 @@ def _input_gradient(
         **options,
     )
     return grad_x.movedim(-1, -3)
+
+
+def _within_reach(images: torch.Tensor) -> torch.Tensor:
+    """Return ``[M, B, C, H, W]`` such that 32 bits hold every offset within a network; a copy if need be."""
+    reach = sum((size - 1) * stride for size, stride in zip(images.shape[1:], images.stride()[1:], strict=True))
+    return images if reach < 2**31 else images.contiguous()
 
 
 def _rows(depth: int, most: int) -> int:
