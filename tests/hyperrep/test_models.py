@@ -99,12 +99,13 @@ def data_of(rows: torch.Tensor) -> FitData:
 
 
 def test_a_latent_does_not_depend_on_batch_mates(hyper: HyperRepresentation, rows: torch.Tensor) -> None:
+    rows = rows if hyper.windows is None else rows[:9]
     together = hyper.encode(rows)
     assert together.shape == (len(rows), *hyper.latent_shape)
-    assert torch.equal(torch.cat([hyper.encode(row[None]) for row in rows[:7]]), together[:7])
+    assert torch.equal(torch.cat([hyper.encode(row[None]) for row in rows[:4]]), together[:4])
     assert torch.equal(hyper.encode(rows.flip(0)).flip(0), together)
     decoded = hyper.decode(together)
-    assert torch.equal(torch.cat([hyper.decode(z[None]) for z in together[-3:]]), decoded[-3:])
+    assert torch.equal(torch.cat([hyper.decode(z[None]) for z in together[-2:]]), decoded[-2:])
     poisoned = rows.clone()
     poisoned[3] = torch.nan
     kept = [n for n in range(len(rows)) if n != 3]
