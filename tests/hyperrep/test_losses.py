@@ -193,8 +193,11 @@ def test_the_latent_is_the_target_of_the_cycle() -> None:
     assert again.grad is not None
 
 
-def test_scales_of_the_first_batch_are_saved_restored_and_survive_a_kill(data: FitData, tmp_path: Path) -> None:
-    config = config_of(LOSSES["all"] | {"scales": "first_batch", "cycle": 0.1})
+@pytest.mark.parametrize("windows", [None, {"size": 4, "halo": 1}], ids=["whole", "windows"])
+def test_scales_of_the_first_batch_are_saved_restored_and_survive_a_kill(
+    windows: dict[str, int] | None, data: FitData, tmp_path: Path
+) -> None:
+    config = config_of(LOSSES["all"] | {"scales": "first_batch", "cycle": 0.1}, windows=windows)
     first: list[dict[str, float]] = []
     whole = fit(config, data, tmp_path / "whole", on_step=lambda count, values: first.append(dict(values)))
     assert set(whole.loss_scales) == {"contrast", "structure", "behaviour"}
