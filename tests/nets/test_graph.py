@@ -63,7 +63,8 @@ def test_operations_of_a_network() -> None:
         ("linear", (6,), "5", (3,)),
         ("output", (7,), "output", (3,)),
     ]
-    expected = {"stride": (1, 2), "padding": (1, 0), "dilation": (2, 1), "groups": 1, "bias": False}
+    expected = {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0), "dilation": (2, 1), "groups": 1}
+    expected["bias"] = False
     assert dict(graph.ops[1].options) == expected
     assert dict(graph.ops[2].options) == {"eps": 1e-3, "momentum": 0.2, "affine": True}
     assert graph.ops[5].options["p"] == 0.3

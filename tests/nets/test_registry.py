@@ -14,6 +14,7 @@ from zookeeper.nets.registry import architecture_names, build_network
 
 WEIGHT_COUNTS = [
     ("cnn-digits", 1, 8, 10, 2118),
+    ("cnn-digits-shallow", 1, 8, 10, 2134),
     ("cnn-small", 1, 28, 10, 2464),
     ("cnn-small", 3, 28, 10, 2864),
     ("cnn-medium", 1, 28, 10, 3047),
@@ -43,6 +44,7 @@ ORDERS = {
         *(*POOL_FIRST, "conv", "activation", "dropout"),
         *("flatten", "linear", "activation", "dropout", "linear"),
     ],
+    "cnn-digits-shallow": [*POOL_FIRST, "conv", "activation", "dropout", "flatten", "linear"],
     "cnn-small": [*POOL_FIRST * 2, "conv", "activation", "flatten", "linear", "activation", "dropout", "linear"],
     "cnn-medium": [*POOL_FIRST * 2, "conv", "activation", "flatten", "linear", "activation", "dropout", "linear"],
     "cnn-large": [*POOL_FIRST * 3, "flatten", "linear", "activation", "dropout", "linear"],

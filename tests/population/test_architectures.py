@@ -15,6 +15,7 @@ from zookeeper.population import Cohort, Population, TrainingData, train_cohort
 
 SHAPES = {
     "cnn-digits": (1, 8, 8),
+    "cnn-digits-shallow": (1, 8, 8),
     "cnn-large": (3, 32, 32),
     "cnn-medium": (3, 28, 28),
     "cnn-small": (1, 28, 28),

@@ -104,6 +104,22 @@ def cnn_digits(
     )
 
 
+def cnn_digits_shallow(
+    *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
+) -> nn.Module:
+    """Network for 8 x 8 images without a hidden linear layer: 2,134 weights with one channel and ten classes."""
+    blocks = (ConvBlock(8, 3, pool=True, drop=True), ConvBlock(28, 2, pool=False, drop=True))
+    return PooledCnn(
+        blocks,
+        (),
+        in_channels=in_channels,
+        image_size=image_size,
+        num_classes=num_classes,
+        activation=activation,
+        dropout=dropout,
+    )
+
+
 def cnn_small(
     *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
 ) -> nn.Module:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _FACTORIES: dict[str, str] = {
     "cnn-digits": "zookeeper.nets.cnn:cnn_digits",
+    "cnn-digits-shallow": "zookeeper.nets.cnn:cnn_digits_shallow",
     "cnn-small": "zookeeper.nets.cnn:cnn_small",
     "cnn-medium": "zookeeper.nets.cnn:cnn_medium",
     "cnn-large": "zookeeper.nets.cnn:cnn_large",

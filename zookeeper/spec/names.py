@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ARCHITECTURES: tuple[str, ...] = (
     "cnn-digits",
+    "cnn-digits-shallow",
     "cnn-small",
     "cnn-medium",
     "cnn-large",
