@@ -175,6 +175,10 @@ def evaluate(
 def study(
     config: Annotated[str, typer.Argument(help="YAML file, or the name of a packaged study.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder to write, instead of the one in the file.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Seeds of each to train, instead of the file's.", show_default=False),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a claim did not hold.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -183,6 +187,8 @@ def study(
     from hyperrep.studies.structure_and_behaviour import run_study
 
     settings = load_study(config)
+    if seeds is not None:
+        settings = settings.model_copy(update={"seeds": seeds})
     folder = out or Path(settings.out)
     results, tables = run_study(settings, folder, lambda line: typer.echo(line, err=True))
     if as_json:

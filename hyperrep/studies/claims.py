@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hyperrep.report.tables import ReportTable
@@ -124,11 +126,42 @@ def format_claim_values(claim: Claim) -> tuple[str, str]:
     ('93.4 %', '>= 80.0 %')
     """
     sign = "<=" if claim.at_most else ">="
+    return format_value(claim, claim.value), f"{sign} {format_value(claim, claim.bound)}"
 
-    def show(value: float) -> str:
-        return f"{value:.3f}" if claim.unit == "" else f"{100 * value:.1f} {claim.unit}"
 
-    return show(claim.value), f"{sign} {show(claim.bound)}"
+def format_value(claim: Claim, value: float) -> str:
+    """A number in the unit of a claim.
+
+    >>> format_value(Claim("agreement", 0.934, 0.8, at_most=False, unit="%", source=""), 0.8125)
+    '81.2 %'
+    """
+    return f"{value:.3f}" if claim.unit == "" else f"{100 * value:.1f} {claim.unit}"
+
+
+def seed_table(claims: Mapping[int, Sequence[Claim]]) -> ReportTable:
+    """Every claim over the seeds of the hyper-representations: mean, deviation, range, how often it held.
+
+    Parameters
+    ----------
+    claims
+        The claims of a study, in the same order, by seed.
+    """
+    rows, missed = [], set()
+    for number, per_seed in enumerate(zip(*claims.values(), strict=True)):
+        values = np.array([claim.value for claim in per_seed])
+        num_held = sum(claim.held for claim in per_seed)
+        if num_held < len(per_seed):
+            missed.add((number, 4))
+        first = per_seed[0]
+        _, bound = format_claim_values(first)
+        if len({claim.bound for claim in per_seed}) > 1:
+            bound = ("<=" if first.at_most else ">=") + " its rival"
+        cells = (format_value(first, values.mean()), format_value(first, values.std(ddof=1)))
+        span = f"{format_value(first, values.min())} to {format_value(first, values.max())}"
+        rows.append((first.text, " ± ".join(cells), span, bound, f"{num_held} of {len(per_seed)}"))
+    header = ("claim", "mean ± deviation", "range", "expected", "held")
+    note = f"seeds {', '.join(map(str, claims))} of the hyper-representations on one zoo; deviation over seeds"
+    return ReportTable("Claims over seeds", header, tuple(rows), note, frozenset(missed))
 
 
 def claim_table(claims: list[Claim]) -> ReportTable:

@@ -69,7 +69,8 @@ class StudyConfig(Section):
     """A study of structure and behaviour.
 
     Files it reads (``spec``, ``config``) are looked for beside the study's own file, then in the working
-    directory; folders it writes (``zoo.path``, ``out``) are relative to the working directory.
+    directory; folders it writes (``zoo.path``, ``out``) are relative to the working directory. With ``seeds``
+    above 1 both hyper-representations are trained again with the next seeds, and everything is measured for each.
     """
 
     version: Literal[1]
@@ -80,6 +81,7 @@ class StudyConfig(Section):
     probe: ProbeSection = ProbeSection()
     generate: GenerateSection = GenerateSection()
     claims: ClaimSection = ClaimSection()
+    seeds: PositiveInt = 1
     out: Text
 
 

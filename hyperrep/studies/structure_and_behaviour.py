@@ -18,7 +18,7 @@ import pandas as pd
 from hyperrep.baselines.weight_statistics import weight_statistics
 from hyperrep.report.tables import ReportTable
 from hyperrep.sampling import PcaKde
-from hyperrep.studies.config import StudyConfig, load_subject
+from hyperrep.studies.config import StudyConfig
 from hyperrep.studies.parallel import TrainingJob, train_all
 from hyperrep.studies.steps import Step, StepResult, run_step
 from hyperrep.studies.study import SUBJECTS, UNTRAINED, Study
@@ -59,9 +59,11 @@ def run_study(
     folder.mkdir(parents=True, exist_ok=True)
     study = Study(config, folder, say)
     built = build_zoo_if_asked(study)
-    trained = _carry_out(study, train_step(study))
-    tasks = [_carry_out(study, step) for step in task_steps(study, trained.files)]
-    return write_report(study, [*built, trained, *tasks])
+    steps = [*built, *_measure(study)]
+    others = [study.again(seed) for seed in range(1, config.seeds)]
+    for other in others:
+        _measure(other)
+    return write_report(study, steps, others)
 
 
 def build_zoo_if_asked(study: Study) -> list[StepResult]:
@@ -84,7 +86,7 @@ def train_step(study: Study) -> Step:
     jobs = [
         TrainingJob(
             study.subject(role).label,
-            load_subject(study.subject(role)),
+            study.train_config(role),
             study.zoo.path,
             study.folder / study.model_name(role),
         )
@@ -197,6 +199,12 @@ def _store_samples(study: Study, role: str, rows: np.ndarray, samples: pd.DataFr
 
 def _embed(hyper: HyperRepresentation, splits: dict[Role, ZooSplit]) -> dict[Role, np.ndarray]:
     return {role: np.asarray(hyper.embed(split.rows)) for role, split in splits.items()}
+
+
+def _measure(study: Study) -> list[StepResult]:
+    """Train both hyper-representations and carry out every task."""
+    trained = _carry_out(study, train_step(study))
+    return [trained, *(_carry_out(study, step) for step in task_steps(study, trained.files))]
 
 
 def _carry_out(study: Study, step: Step) -> StepResult:

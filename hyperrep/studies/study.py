@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 import zookeeper
+from hyperrep.config import TrainConfig
 from hyperrep.studies.config import StudyConfig, SubjectSection, load_subject
 from hyperrep.tasks.behaviour import Examiner
 from hyperrep.tasks.generate import Anchors
@@ -28,11 +29,23 @@ UNTRAINED = "untrained encoder"
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A configured study and its folder; what it reads is opened on first use."""
+    """A configured study and its folder; what it reads is opened on first use.
+
+    ``seed`` is added to the seeds of the hyper-representations: 0 for the study itself.
+    """
 
     config: StudyConfig
     folder: Path
     say: Callable[[str], None]
+    seed: int = 0
+
+    def again(self, seed: int) -> Study:
+        """Return the same study with other seeds of its hyper-representations, in a folder below this one."""
+
+        def say(line: str) -> None:
+            self.say(f"seed {seed}: {line}")
+
+        return replace(self, folder=self.folder / "seeds" / str(seed), say=say, seed=seed)
 
     @cached_property
     def zoo(self) -> zookeeper.Zoo:
@@ -65,10 +78,16 @@ class Study:
         subject: SubjectSection = getattr(self.config.hyper_representations, role)
         return subject
 
+    def train_config(self, role: str) -> TrainConfig:
+        """How the hyper-representation that plays this part is trained."""
+        config = load_subject(self.subject(role))
+        training = config.training.model_copy(update={"seed": config.training.seed + self.seed})
+        return config.model_copy(update={"training": training})
+
     @cached_property
     def training_inputs(self) -> dict[str, dict[str, Any]]:
         """What each hyper-representation's weights depend on: the zoo's content and its configuration."""
-        configs = {role: load_subject(self.subject(role)) for role in SUBJECTS}
+        configs = {role: self.train_config(role) for role in SUBJECTS}
         return {
             role: {"zoo": self.zoo_identity, "config": config.digest, "epochs": config.epochs_of_zoo}
             for role, config in configs.items()

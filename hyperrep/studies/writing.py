@@ -16,7 +16,7 @@ import pandas as pd
 from hyperrep.report import figures
 from hyperrep.report.page import PageFigure, PageSection, render_page
 from hyperrep.report.tables import ReportTable, generation_table, probe_table, reconstruction_table
-from hyperrep.studies.claims import Claim, check_claims, claim_table, is_seed_of
+from hyperrep.studies.claims import Claim, check_claims, claim_table, is_seed_of, seed_table
 from hyperrep.studies.steps import StepResult
 from hyperrep.studies.study import SUBJECTS, UNTRAINED, Study
 from zookeeper.report.figures import accuracy_by_epoch
@@ -36,31 +36,37 @@ class Findings:
     generations: pd.DataFrame
     training: pd.DataFrame
     claims: list[Claim]
+    over_seeds: dict[int, list[Claim]]
 
 
-def gather(study: Study) -> Findings:
-    """Read a study's tables and check its claims."""
-    labels = [study.subject(role).label for role in SUBJECTS]
-    probes, reconstructions = study.table("probes"), study.table("reconstruction_summary")
-    generations = study.table("generation_summary")
-    claims = check_claims(
-        study.config.claims,
-        baseline=labels[0],
-        behaviour=labels[1],
-        reconstructions=reconstructions,
-        generations=generations,
-        probes=probes,
-        rivals=("W", "s(W)", UNTRAINED, labels[0]),
-    )
+def gather(study: Study, others: Sequence[Study] = ()) -> Findings:
+    """Read a study's tables and check its claims, also for the same study with other seeds."""
+    probes, claims = study.table("probes"), check_study(study)
+    over_seeds = {study.seed: claims} | {other.seed: check_study(other) for other in others} if others else {}
     return Findings(
         zoo=study.zoo.frame,
         probes=merge_seeds(probes),
         comparisons=study.table("reconstructions"),
-        reconstructions=reconstructions,
+        reconstructions=study.table("reconstruction_summary"),
         samples=study.table("samples"),
-        generations=generations,
+        generations=study.table("generation_summary"),
         training=_training_logs(study),
         claims=claims,
+        over_seeds=over_seeds,
+    )
+
+
+def check_study(study: Study) -> list[Claim]:
+    """Check the claims of a study against its tables."""
+    labels = [study.subject(role).label for role in SUBJECTS]
+    return check_claims(
+        study.config.claims,
+        baseline=labels[0],
+        behaviour=labels[1],
+        reconstructions=study.table("reconstruction_summary"),
+        generations=study.table("generation_summary"),
+        probes=study.table("probes"),
+        rivals=("W", "s(W)", UNTRAINED, labels[0]),
     )
 
 
@@ -104,16 +110,24 @@ def report_tables(findings: Findings) -> list[ReportTable]:
     """The study's tables for people: claims, reconstructions, generation, probes."""
     first = findings.probes.iloc[0]
     return [
-        claim_table(findings.claims),
+        *claim_tables(findings),
         reconstruction_table(findings.reconstructions),
         generation_table(findings.generations),
         probe_table(findings.probes, num_train=int(first["num_train"]), num_test=int(first["num_test"])),
     ]
 
 
-def write_report(study: Study, steps: Sequence[StepResult]) -> tuple[dict[str, Any], list[ReportTable]]:
+def claim_tables(findings: Findings) -> tuple[ReportTable, ...]:
+    """The claims, and beside them the same over several seeds if there are several."""
+    over_seeds = (seed_table(findings.over_seeds),) if findings.over_seeds else ()
+    return (claim_table(findings.claims), *over_seeds)
+
+
+def write_report(
+    study: Study, steps: Sequence[StepResult], others: Sequence[Study] = ()
+) -> tuple[dict[str, Any], list[ReportTable]]:
     """Write figures, ``index.html`` and ``results.json``; return what the JSON holds, and the tables."""
-    findings = gather(study)
+    findings = gather(study, others)
     pictures = write_figures(study, findings)
     results = _results(study, findings, steps)
     page = _page(study, findings, pictures, steps)
@@ -168,6 +182,7 @@ def _results(study: Study, findings: Findings, steps: Sequence[StepResult]) -> d
         "study": study.config.name,
         "claims": [claim.to_json() for claim in findings.claims],
         "all_held": all(claim.held for claim in findings.claims),
+        "over_seeds": {seed: [claim.to_json() for claim in claims] for seed, claims in findings.over_seeds.items()},
         "reconstructions": json.loads(findings.reconstructions.to_json(orient="records")),
         "generation": json.loads(findings.generations.to_json(orient="records")),
         "probes": json.loads(findings.probes.to_json(orient="records")),
@@ -180,13 +195,13 @@ def _results(study: Study, findings: Findings, steps: Sequence[StepResult]) -> d
 
 
 def _page(study: Study, findings: Findings, pictures: dict[str, Path], steps: Sequence[StepResult]) -> str:
-    claims, reconstructions, generation, probes = report_tables(findings)
+    *claims, reconstructions, generation, probes = report_tables(findings)
     image, epochs = study.zoo.image, ", ".join(map(str, study.config.epochs))
     num_models = findings.zoo["model_id"].nunique()
     num_held = sum(claim.held for claim in findings.claims)
     labels = [study.subject(role).label for role in SUBJECTS]
     sections = [
-        PageSection(f"Claims: {num_held} of {len(findings.claims)} held", tables=(claims,)),
+        PageSection(f"Claims: {num_held} of {len(findings.claims)} held", tables=tuple(claims)),
         PageSection(
             "The zoo",
             f"Models differ in initialisation, learning rate, weight decay and seed. Checkpoints of epochs {epochs} "

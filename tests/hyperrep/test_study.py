@@ -146,6 +146,31 @@ def test_other_settings_repeat_only_what_depends_on_them(finished: Path, monkeyp
     assert [line.partition(":")[0] for line in lines if "unchanged" in line] == ["train", "probe", "reconstruct"]
 
 
+def test_more_seeds_keep_the_first_and_stand_beside_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "train_all", _train_here)
+    study = load_study(finished / "study.yaml").model_copy(update={"seeds": 3})
+    lines: list[str] = []
+    results, tables = study_module.run_study(study, finished / "out", lines.append)
+    assert [line.partition(":")[0] for line in lines if "unchanged" in line][:2] == ["train", "probe"]
+    assert results["claims"] == results["over_seeds"][0]
+    values = {seed: [claim["value"] for claim in claims] for seed, claims in results["over_seeds"].items()}
+    assert list(values) == [0, 1, 2]
+    assert values[0] != values[1] != values[2]
+    over_seeds = next(table for table in tables if table.title == "Claims over seeds")
+    agreement = [100 * values[seed][0] for seed in range(3)]
+    assert over_seeds.rows[0][1] == f"{np.mean(agreement):.1f} % ± {np.std(agreement, ddof=1):.1f} %"
+    assert "Claims over seeds" in (finished / "out" / "index.html").read_text()
+
+    config = load_config(finished / "cs.yaml")
+    training = config.training.model_copy(update={"seed": config.training.seed + 2})
+    alone = tmp_path / "alone"
+    fit_zoo(config.model_copy(update={"training": training}), zookeeper.open(finished / "zoo"), alone)
+    beside = next((finished / "out" / "seeds" / "2" / "models").glob("baseline-*"))
+    assert (beside / "model.safetensors").read_bytes() == (alone / "model.safetensors").read_bytes()
+
+
 def test_training_in_processes_gives_the_same_model_as_here(finished: Path, tmp_path: Path) -> None:
     config = load_config(finished / "cs.yaml")
     job = TrainingJob("C + S", config, finished / "zoo", tmp_path / "model")
