@@ -422,8 +422,9 @@ def _flatten(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
     return x.transpose(0, 1).reshape(state.num_models, state.num_images, -1).contiguous(), False
 
 
-def _stack_gradient(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.contiguous(memory_format=torch.channels_last)
+def _stack_gradient(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    """Bring a gradient into the stack's form; autograd hands over None where no gradient arrives."""
+    return None if gradient is None else gradient.contiguous(memory_format=torch.channels_last)
 
 
 def _slice(state: _Pass, op: Op, number: int, value: _Value) -> _Value:
