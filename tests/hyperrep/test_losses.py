@@ -349,7 +349,7 @@ def toy_of(architecture: str) -> tuple[nn.Module, tuple[int, int, int]]:
     if architecture == "with running statistics":
         conv = [nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)]
         return nn.Sequential(*conv), (1, 8, 8)
-    side = 8 if architecture in ("mlp", "cnn-digits") else 28
+    side = 8 if architecture in ("mlp", "cnn-digits", "cnn-digits-shallow") else 28
     return build_network(architecture, in_channels=1, image_size=(side, side), num_classes=10), (1, side, side)
 
 

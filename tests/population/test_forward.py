@@ -20,6 +20,7 @@ from zookeeper.population.convolution import interleave, stack_images
 M, B = 5, 7
 REGISTERED_SHAPES = {
     "cnn-digits": (1, 8, 8),
+    "cnn-digits-shallow": (1, 8, 8),
     "cnn-large": (3, 32, 32),
     "cnn-medium": (3, 28, 28),
     "cnn-small": (1, 28, 28),
