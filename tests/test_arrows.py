@@ -14,8 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("zookeeper", "hyperrep")
+ZOO = ("zoo", "datasets", "query", "compare", "difference", "listing")
 
-# Rooms of zookeeper. `zoo` is zoo.py, datasets.py, query.py and compare.py; `door` is the package's own __init__.
+# Rooms of zookeeper. `zoo` is zoo.py and the modules of ZOO; `door` is the package's own __init__.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "spec": {"errors"},
@@ -32,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "terminal": {"errors"},
 }
 ARROWS["cli_store"] = set(ARROWS)
+ARROWS["cli_look"] = set(ARROWS)
 ARROWS["cli"] = set(ARROWS)
 # Rooms of hyperrep; besides these every one may see zookeeper, except its command line.
 INNER_ARROWS: dict[str, set[str]] = {
@@ -144,7 +146,7 @@ def room(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return "door"
-    return "zoo" if parts[0] == "zookeeper" and parts[1] in ("zoo", "datasets", "query", "compare") else parts[1]
+    return "zoo" if parts[0] == "zookeeper" and parts[1] in ZOO else parts[1]
 
 
 def within(module: str, package: str) -> bool:

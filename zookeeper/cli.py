@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from zookeeper.cli_look import info, ls, query
 from zookeeper.cli_store import convert, verify
 from zookeeper.terminal import (
     DataRootOption,
@@ -21,6 +19,7 @@ from zookeeper.terminal import (
     format_share,
     print_json,
     print_pairs,
+    print_table,
     run_app,
 )
 
@@ -200,7 +199,7 @@ def check(
             )
             for line in report.checks
         ]
-        _print_table(("networks", "check", "dtype", "difference", "at most", ""), rows)
+        print_table(("networks", "check", "dtype", "difference", "at most", ""), rows)
     if not report.holds:
         raise typer.Exit(3)
 
@@ -229,76 +228,13 @@ def retrain(
             for one in again.epochs
         ]
         typer.echo(f"model {model_id}: largest absolute differences between stored and trained again")
-        _print_table(("epoch", "same bits", "weights", *names), rows)
+        print_table(("epoch", "same bits", "weights", *names), rows)
     if not again.same_start:
         raise typer.Exit(3)
 
 
-@app.command()
-def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
-    """Describe a stored zoo from its metadata; reads no weights."""
-    import zookeeper
-    from zookeeper.store.records import cohort_progress
-
-    opened = zookeeper.open(zoo)
-    frame, models = opened.frame, opened.models
-    splits = models["split"].value_counts().to_dict() if "split" in models else {}
-    value = {
-        "path": str(zoo),
-        "name": opened.header.name,
-        "kind": opened.header.kind,
-        "complete": all(progress.final for progress in cohort_progress(zoo).values()),
-        "models": len(models),
-        "checkpoints": len(opened),
-        "num_weights": [_num_weights(layout) for layout in opened.header.layouts.values()],
-        "epochs": [min(opened.epochs), max(opened.epochs)] if len(opened) else [],
-        "factors": list(opened.factors),
-        "properties": list(opened.properties),
-        "splits": {str(name): int(count) for name, count in splits.items()},
-        "diverged": int((models["status"] == "diverged").sum()) if "status" in models else 0,
-        "best_test_acc": float(frame["test_acc"].max()) if "test_acc" in frame and len(frame) else math.nan,
-    }
-    if as_json:
-        print_json(value)
-    else:
-        print_pairs({key: _plain(entry) for key, entry in value.items()})
-
-
-@app.command()
-def query(
-    zoo: ZooArgument,
-    expression: Annotated[str, typer.Argument(help='pandas expression, e.g. "test_acc > .9 and epoch == 50"')],
-    columns: Annotated[str | None, typer.Option("--columns", help="Comma-separated columns to print.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-) -> None:
-    """Print the checkpoints that match an expression."""
-    import zookeeper
-    from zookeeper.errors import InputError
-    from zookeeper.query import suggest
-
-    if as_json and as_csv:
-        raise InputError("--json and --csv: two formats at once. Choose one.")
-    found = zookeeper.open(zoo).query(expression)
-    frame = found.frame
-    if columns is not None:
-        wanted = list(dict.fromkeys(name.strip() for name in columns.split(",")))
-        for name in wanted:
-            if name not in frame:
-                raise InputError(f"--columns: unknown column {name!r}. {suggest(name, frame.columns)}")
-        frame = frame[wanted]
-    if as_json:
-        sys.stdout.write(frame.to_json(orient="records", lines=True, double_precision=15) if len(frame) else "")
-    elif as_csv:
-        frame.to_csv(sys.stdout, index=False)
-    elif len(frame):
-        typer.echo(frame.to_string(index=False))
-    else:
-        typer.echo("no checkpoint matches", err=True)
-
-
-app.command()(convert)
-app.command()(verify)
+for command in (info, query, ls, convert, verify):
+    app.command()(command)
 
 
 def _short(difference: float) -> str:
@@ -307,28 +243,6 @@ def _short(difference: float) -> str:
 
 def _verdict(holds: bool) -> str:
     return "holds" if holds else "FAILS"
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text under a head, in columns of even width."""
-    lines = [head, *rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
-    for line in lines:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _num_weights(layout: Any) -> int:
-    from zookeeper.nets.layout import WeightLayout
-
-    return WeightLayout.from_json(layout).num_weights
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {count:,}" for key, count in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(entry) for entry in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> NoReturn:
