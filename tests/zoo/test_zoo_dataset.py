@@ -330,3 +330,11 @@ def test_the_door_lists_what_is_public() -> None:
     assert all(getattr(zookeeper, name) is not None for name in zookeeper.__all__)
     with pytest.raises(AttributeError, match="no attribute 'zoos'"):
         zookeeper.zoos  # noqa: B018
+
+
+def test_a_zoo_held_to_the_end_of_a_script_leaves_in_silence(zoo: Zoo, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import zookeeper\nzoo = zookeeper.open({str(zoo.path)!r})\nprint(zoo.weights().shape)\n")
+    done = subprocess.run([sys.executable, str(script)], check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout == f"({len(zoo)}, {zoo.layout.num_weights})\n"
+    assert done.stderr == ""

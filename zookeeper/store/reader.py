@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class RowReader:
         self._open: OrderedDict[int, int] = OrderedDict()
         self._decoders: OrderedDict[int, RowDecoder | SpanDecoder] = OrderedDict()
         self._lock = threading.RLock()
+        weakref.finalize(self, _close_all, self._open, self._decoders)
 
     @property
     def num_rows(self) -> int:
@@ -89,20 +91,13 @@ class RowReader:
     def close(self) -> None:
         """Close open files; reading opens them again."""
         with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1])
-            while self._decoders:
-                self._decoders.popitem()[1].close()
+            _close_all(self._open, self._decoders)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self._root, "records": self._records}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         RowReader.__init__(self, state["root"], state["records"])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_open"):
-            self.close()
 
     def _copy_runs(
         self,
@@ -205,3 +200,11 @@ def _span_offsets(record: CommitRecord) -> npt.NDArray[np.int64] | None:
         and max(ends, default=0) <= record.shard.size
     )
     return spread_spans(spans, row_bytes) if plausible else None
+
+
+def _close_all(descriptors: OrderedDict[int, int], decoders: OrderedDict[int, RowDecoder | SpanDecoder]) -> None:
+    """Close what a reader holds open; at the exit of the interpreter this runs while modules are still there."""
+    while descriptors:
+        os.close(descriptors.popitem()[1])
+    while decoders:
+        decoders.popitem()[1].close()
