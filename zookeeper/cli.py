@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from zookeeper.cli_look import info, ls, query
+from zookeeper.cli_look import diff, info, ls, query
 from zookeeper.cli_store import convert, verify
 from zookeeper.terminal import (
     DataRootOption,
@@ -233,7 +233,7 @@ def retrain(
         raise typer.Exit(3)
 
 
-for command in (info, query, ls, convert, verify):
+for command in (info, query, ls, diff, convert, verify):
     app.command()(command)
 
 

@@ -6,11 +6,14 @@ import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zookeeper.terminal import JsonOption, ZooArgument, format_bytes, print_json, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from zookeeper.difference import ZooDifference
 
 
 def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
@@ -114,6 +117,70 @@ def ls(
     for entry in entries:
         if entry.problem:
             typer.echo(f"damaged: {entry.problem}", err=True)
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Say how two zoos differ and by how much. Exit code 0: equal, 1: different, 2: cannot be compared.
+
+    How they were built and stored, and how long it took, does not count.
+    """
+    import zookeeper
+    from zookeeper.difference import find_differences
+    from zookeeper.errors import InputError, StoreError
+
+    try:
+        found = find_differences(zookeeper.open(first), zookeeper.open(second))
+    except StoreError as error:  # its own exit code would say that the zoos differ
+        raise InputError(str(error)) from error
+    if as_json:
+        print_json({"first": str(first), "second": str(second), "equal": found.equal, **asdict(found)})
+    else:
+        _print_difference(found, first, second)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+def _print_difference(found: ZooDifference, first: Path, second: Path) -> None:
+    if found.equal:
+        typer.echo(f"equal: {found.num_shared:,} checkpoints")
+        return
+    for change in found.changes:
+        typer.echo(f"{change.place}: {_brief(change.first)} -> {_brief(change.second)}")
+    for path, models, checkpoints, columns in (
+        (first, found.models_first, found.checkpoints_first, found.columns_first),
+        (second, found.models_second, found.checkpoints_second, found.columns_second),
+    ):
+        if checkpoints:
+            shown = ", ".join(models[:4]) + (", ..." if len(models) > 4 else "")
+            named = f", {len(models):,} models ({shown})" if models else ""
+            typer.echo(f"only in {path}: {checkpoints:,} checkpoints{named}")
+        if columns:
+            typer.echo(f"only in {path}: columns {', '.join(columns)}")
+    differing = [*found.columns, *([found.weights] if found.weights else [])]
+    if differing:
+        typer.echo(f"of {found.num_shared:,} checkpoints in both:")
+        rows = [
+            (
+                line.column,
+                f"{line.num_checkpoints:,}",
+                "-" if math.isnan(line.largest) else f"{line.largest:.3g}",
+                line.model_id,
+                str(line.epoch),
+            )
+            for line in differing
+        ]
+        print_table(("column", "differ", "at most", "model", "epoch"), rows)
+    else:
+        typer.echo(f"equal in both: {found.num_shared:,} checkpoints")
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _num_weights(layout: Any) -> int:
