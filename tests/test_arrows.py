@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "zoo": {"errors", "spec", "store", "nets"},
     "build": {"errors", "spec", "store", "images", "nets", "population", "zoo"},
     "interop": {"errors", "store", "nets", "zoo"},
-    "publish": {"errors", "store", "zoo"},
+    "publish": {"errors", "store", "nets", "zoo", "report"},
     "report": {"errors", "zoo"},
     "door": {"errors", "spec", "store", "nets", "zoo", "build"},
     "terminal": {"errors"},

@@ -1,0 +1,1 @@
+"""Publish a zoo: a folder that others open without this package, and ways to send it where they find it."""
