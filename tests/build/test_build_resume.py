@@ -294,13 +294,13 @@ assert os.waitpid(start(whole), 0)[1] == 0
 seconds = time.monotonic() - begin
 prepare_zoo(plan, zoo)
 draw = random.Random(int(sys.argv[3]))
-kills, repeated, most = [], 0, 0
+kills, patience = [], 0.1 * seconds
 while True:
     log.unlink(missing_ok=True)
     committed = cohort_progress(zoo)
     child = start(zoo)
     if len(kills) < 60:
-        time.sleep(draw.uniform(0, 0.3 * seconds))
+        time.sleep(draw.uniform(0, patience))
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     begun = {}
@@ -313,6 +313,8 @@ while True:
         break
     assert status == signal.SIGKILL, status
     kills.append(sum(progress.last_epoch or 0 for progress in cohort_progress(zoo).values()))
+    # the next one lives longer until something is committed, however slow the machine is by now
+    patience = 0.1 * seconds if len(kills) > 1 and kills[-1] > kills[-2] else 1.3 * patience
 print(json.dumps({"kills": len(kills), "places": len(set(kills))}))
 """
 
