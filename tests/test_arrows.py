@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
 }
 ARROWS["cli_store"] = set(ARROWS)
 ARROWS["cli_look"] = set(ARROWS)
+ARROWS["cli_publish"] = set(ARROWS)
 ARROWS["cli"] = set(ARROWS)
 # Rooms of hyperrep; besides these every one may see zookeeper, except its command line.
 INNER_ARROWS: dict[str, set[str]] = {

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from zookeeper.cli_look import diff, info, ls, query
+from zookeeper.cli_publish import publish
 from zookeeper.cli_store import convert, verify
 from zookeeper.terminal import (
     DataRootOption,
@@ -235,6 +236,7 @@ def retrain(
 
 for command in (info, query, ls, diff, convert, verify):
     app.command()(command)
+app.command()(publish)
 
 
 def _short(difference: float) -> str:
