@@ -33,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "terminal": {"errors"},
 }
 ARROWS["cli_store"] = set(ARROWS)
+ARROWS["cli_interop"] = set(ARROWS)
 ARROWS["cli_look"] = set(ARROWS)
 ARROWS["cli_publish"] = set(ARROWS)
 ARROWS["cli"] = set(ARROWS)

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from zookeeper.cli_interop import export, import_
 from zookeeper.cli_look import diff, info, ls, query
 from zookeeper.cli_publish import publish
 from zookeeper.cli_store import convert, verify
@@ -237,6 +238,8 @@ def retrain(
 for command in (info, query, ls, diff, convert, verify):
     app.command()(command)
 app.command()(publish)
+app.command("import")(import_)
+app.command()(export)
 
 
 def _short(difference: float) -> str:
