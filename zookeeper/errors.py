@@ -39,3 +39,7 @@ class Terminated(BaseException):
 
 class BuildError(ZooError):
     """A build that could not finish; what was committed before stays valid."""
+
+
+class PublishError(ZooError):
+    """A publication that could not be sent whole; the same command goes on where it stopped."""

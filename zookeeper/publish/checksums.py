@@ -24,6 +24,12 @@ def hash_md5(path: Path) -> str:
     return _digest(path, "md5")
 
 
+def hash_git(path: Path) -> str:
+    """Hash a small file as git names its content: SHA-1 of its size and bytes."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
 def list_files(root: Path) -> tuple[str, ...]:
     """Every file below a folder but its manifest, as sorted paths with forward slashes."""
     files = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())

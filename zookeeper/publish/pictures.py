@@ -39,7 +39,9 @@ def draw_figures(zoo: Zoo, root: Path) -> tuple[Figure, ...]:
         figures.append(Figure(f"{FOLDER}/accuracy.png", f"{what} by epoch", caption))
     if factors:
         save_figure(draw_factors(models, factors[:_MOST_FACTORS], column), root / FOLDER / "factors.png")
-        caption = f"{what.capitalize()} of each model's last checkpoint, by the factors that change it most; ticks are medians."
+        caption = (
+            f"{what.capitalize()} of each model's last checkpoint, by the factors that change it most (tick: median)."
+        )
         figures.append(Figure(f"{FOLDER}/factors.png", f"{what} by factor", caption))
     return tuple(figures)
 
