@@ -144,6 +144,27 @@ def diff(
         raise typer.Exit(1)
 
 
+def report(
+    zoo: ZooArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; default ZOO.html beside the zoo.", show_default=False)
+    ] = None,
+    color: Annotated[
+        str | None,
+        typer.Option("--color", help="Column that colours the map; default the factor that explains most."),
+    ] = None,
+    map_method: Annotated[str, typer.Option("--map", help="pca, or umap for a second map (needs umap-learn).")] = "pca",
+) -> None:
+    """Write one static page about a zoo: figures, a map, a table of models. Opens offline, needs no other file."""
+    import zookeeper
+    from zookeeper.report.page import write_report
+
+    folder = zoo.resolve()
+    target = folder.parent / f"{folder.name}.html" if out is None else out
+    opened = zookeeper.open(zoo)
+    typer.echo(str(write_report(opened, target, color=color, map_method=map_method)))
+
+
 def _print_difference(found: ZooDifference, first: Path, second: Path) -> None:
     if found.equal:
         typer.echo(f"equal: {found.num_shared:,} checkpoints")

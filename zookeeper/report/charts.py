@@ -78,7 +78,7 @@ def factor_chart(values: Floats, groups: Groups, column: str) -> str:
     low = min(0.0, float(values[finite].min())) if finite.any() else 0.0
     high = max(1.0, float(values[finite].max())) if finite.any() else 1.0
     chart = Chart(
-        (low, high), (0, len(labels)), width=380, height=44 + row * len(labels), left=134, bottom=38, top=6, right=16
+        (low, high), (0, len(labels)), width=340, height=44 + row * len(labels), left=124, bottom=38, top=6, right=16
     )
     chart.axes(spoken(column), "", x_format=share, about=0)
     chart.marks = [mark for mark in chart.marks if 'class="grid"' not in mark and 'text-anchor="end"' not in mark]
@@ -106,7 +106,7 @@ def factor_chart(values: Floats, groups: Groups, column: str) -> str:
 def spread_chart(tensor: TensorSpread, epochs: Sequence[int]) -> str:
     """A tensor's standard deviation over the epochs: median and quartiles over models."""
     low, middle, high = tensor.quartiles
-    chart = Chart((epochs[0], epochs[-1]), (0, float(np.nanmax(high))), width=280, height=170, left=48, bottom=34)
+    chart = Chart((epochs[0], epochs[-1]), (0, float(np.nanmax(high))), width=250, height=160, left=44, bottom=34)
     chart.axes("epoch", "", about=3)
     chart.band(list(epochs), low, high, "c0")
     chart.line(list(epochs), middle, "c0")

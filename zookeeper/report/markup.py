@@ -57,17 +57,18 @@ def model_table(models: pd.DataFrame, caption: str) -> str:
     Without scripts it is a plain table.
     """
     names = [str(name) for name in models.columns]
-    text = [not pd.api.types.is_numeric_dtype(models[name].dtype) for name in models.columns]
+    kinds = ["number" if pd.api.types.is_numeric_dtype(models[name].dtype) else "text" for name in models.columns]
     head = "".join(
-        f'<th scope="col" data-column="{html.escape(name)}"><button type="button">{html.escape(name)}</button></th>'
-        for name in names
+        f'<th scope="col" class="{kind}" data-column="{html.escape(name)}">'
+        f'<button type="button">{html.escape(name)}</button></th>'
+        for name, kind in zip(names, kinds, strict=True)
     )
     columns = [[html.escape(cell_text(value)) for value in models[name]] for name in models.columns]
     lines = []
     for cells in zip(*columns, strict=True):
         rest = "".join(
-            f'<td class="text">{cell}</td>' if is_text else f"<td>{cell}</td>"
-            for cell, is_text in zip(cells[1:], text[1:], strict=True)
+            f'<td class="text">{cell}</td>' if kind == "text" else f"<td>{cell}</td>"
+            for cell, kind in zip(cells[1:], kinds[1:], strict=True)
         )
         lines.append(f'<tr><th scope="row">{cells[0]}</th>{rest}</tr>')
     return (
@@ -77,7 +78,7 @@ def model_table(models: pd.DataFrame, caption: str) -> str:
         '<p class="note" id="filter-help">Words a row must contain, and comparisons without spaces such as '
         "<code>test_acc&gt;0.9</code>; all must hold. The heads of the columns sort.</p>"
         '<div class="scroll" id="models-region" role="region" tabindex="0" aria-labelledby="models-caption">'
-        f'<table id="models"><caption id="models-caption">{html.escape(caption)}</caption>'
+        f'<table id="model-table"><caption id="models-caption">{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{chr(10).join(lines)}</tbody></table></div>"
     )
 

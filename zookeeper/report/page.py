@@ -155,7 +155,7 @@ def _facts(zoo: Zoo, frame: pd.DataFrame, models: pd.DataFrame, column: str | No
         facts["epochs"] = f"{zoo.epochs[0]} to {zoo.epochs[-1]}"
     if column is not None:
         facts[f"best {spoken(column)}"] = share(float(frame[column].max()))
-        facts[f"median {spoken(column)} at the end"] = share(float(models[column].median()))
+        facts["median at the end"] = share(float(models[column].median()))
     if "status" in models:
         facts["diverged"] = f"{int((models['status'] == 'diverged').sum()):,}"
     return facts

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,7 @@ def gap_section(frame: pd.DataFrame, models: pd.DataFrame) -> str:
     drawings = figure(first, "median and quartiles over models") + figure(second, "last checkpoints")
     return (
         paragraph("Train accuracy minus test accuracy, in points of accuracy.", "note")
-        + f'<div class="grid">{drawings}</div>'
+        + f'<div class="grid two">{drawings}</div>'
     )
 
 
@@ -209,7 +210,21 @@ def spec_section(zoo: Zoo, models: pd.DataFrame, varying: Sequence[str]) -> tupl
     }
     if zoo.header.spec is None:
         return constant, paragraph("No specification is stored: the zoo was not built from one.", "note")
-    text = json.dumps(zoo.header.spec, indent=1, ensure_ascii=False)
+    text = "\n".join(outline(zoo.header.spec))
     cut = paragraph(f"Cut after {_MOST_SPEC:,} of {len(text):,} characters.", "note") if len(text) > _MOST_SPEC else ""
     escaped = text[:_MOST_SPEC].replace("&", "&amp;").replace("<", "&lt;")
     return constant, f'<pre tabindex="0" aria-label="specification">{escaped}</pre>{cut}'
+
+
+def outline(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines of a nested value: a key each, what is below it indented, lists and plain values as JSON.
+
+    >>> list(outline({"name": "toy", "grid": {"lr": [0.1, 0.2]}, "build": {}}))
+    ['name: "toy"', 'grid:', '  lr: [0.1, 0.2]', 'build: {}']
+    """
+    for key, entry in value.items():
+        if isinstance(entry, Mapping) and entry:
+            yield f"{indent}{key}:"
+            yield from outline(entry, indent + "  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(entry, ensure_ascii=False)}"

@@ -14,6 +14,7 @@ CSS = """
   --c5: #a8dcff; --c6: #f2f2f2; --c7: #8b919b; --q0: #8551a8; --q1: #7068c0; --q2: #5487c7; --q3: #43a4bd;
   --q4: #46bfa0; --q5: #79d378; --q6: #b9e253; --q7: #f7ee6a; } }
 * { box-sizing: border-box; }
+[hidden] { display: none !important; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink);
   background: var(--paper); max-width: 68rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
@@ -24,13 +25,14 @@ a { color: var(--link); }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; padding: 0; font-size: .92rem; }
 .lead { font-size: 1.06rem; color: var(--quiet); }
 .note, figcaption { font-size: .88rem; color: var(--quiet); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.3rem 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr)); gap: .7rem; margin: 1.3rem 0; }
 .facts div { background: var(--panel); border-radius: 8px; padding: .6rem .9rem; }
 .facts dt { font-size: .82rem; color: var(--quiet); }
 .facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 figure { margin: .8rem 0; min-width: 0; }
 .grid { display: grid; gap: 1rem 1.4rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.grid.two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .wide { max-width: 54rem; }
 svg { display: block; width: 100%; height: auto; }
 svg .label { font-size: 12px; fill: var(--quiet); }
@@ -61,12 +63,12 @@ table { border-collapse: separate; border-spacing: 0; font-size: .88rem; font-va
 caption { text-align: left; padding: .3rem .6rem .5rem 0; color: var(--quiet); }
 th, td { padding: .28rem .65rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
 th { font-weight: 600; }
-th:first-child, td:first-child, td.text { text-align: left; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tbody th { font-weight: 400; font-family: ui-monospace, monospace; font-size: .95em; }
-#models thead th { position: sticky; top: 0; background: var(--panel); z-index: 2; }
-#models tbody th { position: sticky; left: 0; background: var(--paper); z-index: 1; }
-#models thead th:first-child { left: 0; z-index: 3; }
-#models caption { padding-left: .65rem; }
+#model-table thead th { position: sticky; top: 0; background: var(--panel); z-index: 2; }
+#model-table tbody th { position: sticky; left: 0; background: var(--paper); z-index: 1; }
+#model-table thead th:first-child { left: 0; z-index: 3; }
+#model-table caption { padding-left: .65rem; }
 th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
 th button::after { content: " \\2195"; color: var(--quiet); }
 th[aria-sort="ascending"] button::after { content: " \\2191"; color: var(--ink); }
@@ -86,7 +88,7 @@ dl.pairs dt { color: var(--quiet); } dl.pairs dd { margin: 0; overflow-wrap: any
 # Sort by a click on a column's head, filter by words and by comparisons such as lr<0.001.
 SCRIPT = r"""
 (() => {
-  const table = document.getElementById("models");
+  const table = document.getElementById("model-table");
   if (!table) return;
   const heads = [...table.tHead.rows[0].cells];
   const names = heads.map((head) => head.dataset.column);
