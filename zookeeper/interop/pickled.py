@@ -7,7 +7,7 @@ The file is ``{"trainset": ..., "valset": ..., "testset": ...}``. Of each object
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,8 @@ def _join(checkpoints: Sequence[Any], options: ImportOptions, where: str) -> tup
         shapes = shapes_of(states[0])
         if any(shapes_of(state) != shapes for state in states):
             raise InputError(f"{where}: checkpoints of several architectures; expected one.")
-        return np.stack([network.layout.flatten(network.rename(state)) for state in states]), network
+        rows = np.stack([network.layout.flatten(network.rename(state)) for state in states])
+        return rows, replace(network, keys=tuple((block.name, block.name) for block in network.layout.blocks))
     for checkpoint in checkpoints:
         if not isinstance(checkpoint, np.ndarray) or checkpoint.ndim != 1 or checkpoint.shape != checkpoints[0].shape:
             raise InputError(f"{where}: a checkpoint is no flat tensor of {np.shape(checkpoints[0])} numbers; refused.")

@@ -7,13 +7,12 @@ resumed trial leaves it, counts with its last line. Pickled parameters and event
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from zookeeper.errors import InputError
 from zookeeper.interop.folder import MAX_TABLE_BYTES, SourceFolder, parse_json
@@ -185,9 +184,10 @@ def _results(trial: SourceFolder, skipped: Tally) -> dict[int, Mapping[str, Any]
             return {}
         data = trial.admit(path, MAX_TABLE_BYTES).read_bytes()
         try:
-            lines = pd.read_csv(io.BytesIO(data), float_precision="round_trip").to_dict("records")
-        except (ValueError, UnicodeError) as error:
+            lines = list(csv.DictReader(io.StringIO(data.decode())))
+        except (csv.Error, UnicodeError) as error:
             raise InputError(f"{path}: not a table ({error}). Fetch it again.") from error
+        lines = [{**line, "training_iteration": _whole(line.get("training_iteration"))} for line in lines]
     results: dict[int, Mapping[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         iteration = line.get("training_iteration") if isinstance(line, dict) else None
@@ -219,9 +219,13 @@ def _columns(
     return {name: [_number(line.get(name), trial) for line in lines] for name in PROPERTIES}
 
 
+def _whole(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
 def _number(value: Any, trial: SourceFolder) -> float:
     """A metric; what is missing is NaN."""
-    if value is None:
+    if value is None or value == "":
         return float("nan")
     try:
         return float(value)

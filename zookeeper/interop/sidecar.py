@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from zookeeper.zoo import Zoo
 
 SIDECAR = "zookeeper.json"
 _FORMAT = "zookeeper.export"
+_GAPS = frozenset({"", "nan", "NaN", "NA", "None", "null"})
+_NAME_LIKE = re.compile(r"[+-]?0\d|.*_")
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
 _KINDS = {"i": "int", "u": "int", "f": "float", "b": "bool"}
 
 
@@ -111,6 +115,27 @@ def read_sidecar(folder: SourceFolder) -> Sidecar | None:
         raise InputError(f"{path}: damaged ({error!r}). Export the zoo again.") from error
 
 
+def infer_column(values: Sequence[str]) -> Any:
+    """Text of a CSV column as integers, floats, truth values or text; every float is the one that was printed.
+
+    Numbers with leading zeros are text, for they are names.
+
+    >>> infer_column(["1", "20"]), infer_column(["0.1", ""]), infer_column(["007", "8"])
+    (array([ 1, 20]), array([0.1, nan]), ['007', '8'])
+    """
+    present = [value for value in values if value not in _GAPS]
+    if present and len(present) == len(values) and set(values) <= {"True", "False"}:
+        return np.array([value == "True" for value in values])
+    if not any(_NAME_LIKE.match(value) for value in present):
+        try:
+            if len(present) == len(values) and all(_WHOLE.fullmatch(value) for value in values):
+                return np.array([int(value) for value in values], np.int64)
+            return np.array([float(value) if value not in _GAPS else np.nan for value in values])
+        except ValueError:
+            pass  # text
+    return [None if value == "" else value for value in values]
+
+
 def read_table(path: Path, data: bytes, sidecar: Sidecar | None) -> pd.DataFrame:
     """Parse a table by its ending (.csv, .json, .parquet, .csv.gz): CSV as text if ``sidecar`` types it."""
     import io
@@ -121,9 +146,10 @@ def read_table(path: Path, data: bytes, sidecar: Sidecar | None) -> pd.DataFrame
             return pd.read_parquet(io.BytesIO(data))
         if suffix == [".json"]:
             return pd.DataFrame(pd.read_json(io.BytesIO(data), dtype=False, convert_dates=False))
+        text = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
         if sidecar is not None:
-            return pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-        return pd.read_csv(io.BytesIO(data), float_precision="round_trip", low_memory=False)
+            return text
+        return pd.DataFrame({name: infer_column(text[name].tolist()) for name in text.columns})
     except (ValueError, OSError, KeyError, TypeError, UnicodeError) as error:
         raise InputError(f"{path}: not a table ({error}). Fetch the file again.") from error
 
