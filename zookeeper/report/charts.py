@@ -78,9 +78,9 @@ def factor_chart(values: Floats, groups: Groups, column: str) -> str:
     low = min(0.0, float(values[finite].min())) if finite.any() else 0.0
     high = max(1.0, float(values[finite].max())) if finite.any() else 1.0
     chart = Chart(
-        (low, high), (0, len(labels)), width=340, height=44 + row * len(labels), left=124, bottom=38, top=6, right=16
+        (low, high), (0, len(labels)), width=340, height=44 + row * len(labels), left=124, bottom=38, top=6, right=22
     )
-    chart.axes(spoken(column), "", x_format=share, about=0)
+    chart.axes(spoken(column), "", x_format=share, about=1)
     chart.marks = [mark for mark in chart.marks if 'class="grid"' not in mark and 'text-anchor="end"' not in mark]
     told = []
     for number, label in enumerate(labels):

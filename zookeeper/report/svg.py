@@ -151,7 +151,7 @@ class Chart:
     def render(self, description: str) -> str:
         """The drawing as one SVG element that says to a screen reader what it shows."""
         return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'<svg viewBox="0 0 {self.width} {self.height}" style="max-width:{1.2 * self.width:g}px" role="img" '
             f'aria-label="{html.escape(description)}">{"".join(self.marks)}</svg>'
         )
 
