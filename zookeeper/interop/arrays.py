@@ -14,12 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from zookeeper.errors import InputError
-from zookeeper.interop.folder import check_entry_name
+from zookeeper.interop.folder import MAX_WEIGHT_BYTES, check_entry_name, check_size, inflates_too_much
 from zookeeper.interop.tensors import MAX_RANK
 
 Array = npt.NDArray[Any]
-MAX_ENTRY_BYTES = 1 << 32
-_MAX_RATIO = 1100  # deflate cannot do better than 1032 : 1
 _MAX_HEADER = 100_000_000
 _DTYPES = {
     "F64": "<f8",
@@ -68,7 +66,7 @@ def load_npz(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(info.file_size for info in archive.infolist())
-            if declared > min(MAX_ENTRY_BYTES, _MAX_RATIO * size):
+            if inflates_too_much(declared, size):
                 raise InputError(
                     f"{path}: declares {declared:,} bytes in a file of {size:,}; refused, it may be a "
                     "decompression bomb. Is it the right file?"
@@ -93,6 +91,7 @@ def load_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     InputError
         If it is damaged or cut off, or tensors overlap or leave gaps.
     """
+    check_size(path, MAX_WEIGHT_BYTES)
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(_MAX_HEADER, len(data) - 8):

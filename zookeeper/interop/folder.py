@@ -13,7 +13,9 @@ from zookeeper.errors import InputError
 
 MAX_TABLE_BYTES = 1 << 31
 MAX_TEXT_BYTES = 1 << 26
+MAX_WEIGHT_BYTES = 1 << 32
 _CHUNK = 1 << 20
+_SMALL, _MAX_RATIO = 1 << 26, 200  # beyond 64 MB, data that shrinks 200 times is no data
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,8 @@ class SourceFolder:
             )
         if not real.is_file():
             raise InputError(f"{path}: not a regular file; expected one. Remove it from the folder.")
-        size = real.stat().st_size
-        if max_bytes is not None and size > max_bytes:
-            raise InputError(f"{path}: {size:,} bytes; expected at most {max_bytes:,}. Is it the right file?")
+        if max_bytes is not None:
+            check_size(real, max_bytes)
         return path
 
     def find(self, *names: str) -> Path | None:
@@ -80,6 +81,13 @@ class SourceFolder:
         return parse_json(self.admit(path, MAX_TEXT_BYTES).read_bytes(), str(path))
 
 
+def check_size(path: Path, max_bytes: int) -> None:
+    """Raise `InputError` if a file is larger than ``max_bytes``."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise InputError(f"{path}: {size:,} bytes; expected at most {max_bytes:,}. Is it the right file?")
+
+
 def parse_json(data: bytes | str, where: str) -> Any:
     """Parse JSON, NaN and infinities included; raises `InputError` if it is none."""
     try:
@@ -102,15 +110,40 @@ def read_bytes(path: Path, max_bytes: int = MAX_TABLE_BYTES) -> bytes:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             while part := file.read(_CHUNK):
                 total += len(part)
-                if total > max_bytes:
+                if total > min(max_bytes, max(_SMALL, _MAX_RATIO * path.stat().st_size)):
                     raise InputError(
-                        f"{path}: more than {max_bytes:,} bytes once decompressed; refused, it may be a "
+                        f"{path}: more than {total:,} bytes once decompressed; refused, it may be a "
                         "decompression bomb. Is it the right file?"
                     )
                 parts.append(part)
     except (OSError, EOFError) as error:
         raise InputError(f"{path}: damaged or cut off ({error}). Fetch it again.") from error
     return b"".join(parts)
+
+
+def inflates_too_much(declared: int, size: int) -> bool:
+    """Whether an archive of ``size`` bytes that holds ``declared`` bytes is more likely a bomb than data.
+
+    >>> inflates_too_much(10_000_000, 10_000), inflates_too_much(1 << 30, 1 << 20)
+    (False, True)
+    """
+    return declared > min(MAX_WEIGHT_BYTES, max(_SMALL, _MAX_RATIO * size))
+
+
+def whole_number(value: Any, where: str) -> int:
+    """An epoch: a whole number from 0, as integer, float or text; raises `InputError` for anything else.
+
+    >>> whole_number("12", "a"), whole_number(3.0, "a")
+    (12, 3)
+    """
+    try:
+        number = int(value)
+        sound = not isinstance(value, bool) and float(value) == number and 0 <= number < 1 << 53
+    except (TypeError, ValueError, OverflowError):
+        number, sound = 0, False
+    if not sound:
+        raise InputError(f"{where}: {str(value)[:40]!r}; expected a whole number from 0.")
+    return number
 
 
 def check_entry_name(name: str, where: str) -> str:

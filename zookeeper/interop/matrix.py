@@ -9,7 +9,7 @@ import numpy as np
 
 from zookeeper.errors import InputError
 from zookeeper.interop.arrays import map_npy
-from zookeeper.interop.folder import SourceFolder, read_bytes
+from zookeeper.interop.folder import SourceFolder, read_bytes, whole_number
 from zookeeper.interop.names import Recognised, recognise
 from zookeeper.interop.sidecar import Sidecar, read_sidecar, read_table
 from zookeeper.interop.source import (
@@ -59,7 +59,9 @@ def find_npy(root: Path, options: ImportOptions) -> Source:
     ids = (
         list(map(str, table["model_id"])) if "model_id" in table else [f"row-{n:0{width}d}" for n in range(len(table))]
     )
-    epochs = np.zeros(len(table), np.int64) if "epoch" not in table else table["epoch"].to_numpy().astype(np.int64)
+    epochs = [0] * len(table)
+    if "epoch" in table:
+        epochs = [whole_number(value, f"{table_path}: epoch") for value in table["epoch"].tolist()]
     return matrix_source(
         "npy", root, weights, ids, epochs, columns, network, options, Tally(), sidecar, find_licence(folder)
     )
@@ -70,7 +72,7 @@ def matrix_source(
     root: Path,
     weights: Array,
     ids: list[str],
-    epochs: np.ndarray,
+    epochs: list[int],
     columns: dict[str, Any],
     network: Recognised,
     options: ImportOptions,
@@ -80,10 +82,10 @@ def matrix_source(
 ) -> Source:
     """A source whose models are rows of one matrix, in the column order of ``network.layout``."""
     groups: dict[str, dict[int, int]] = {}
-    for number, (model_id, epoch) in enumerate(zip(ids, epochs.tolist(), strict=True)):
+    for number, (model_id, epoch) in enumerate(zip(ids, epochs, strict=True)):
         own = groups.setdefault(model_id, {})
-        if epoch in own or epoch < 0:
-            raise InputError(f"{root}: model {model_id!r} at epoch {epoch} is there twice; expected each once, from 0.")
+        if epoch in own:
+            raise InputError(f"{root}: model {model_id!r} at epoch {epoch} is there twice; expected each once.")
         own[epoch] = number
     known = {} if network.architecture is None or "architecture" in columns else {"architecture": network.architecture}
     models = tuple(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from zookeeper.errors import InputError
-from zookeeper.interop.folder import SourceFolder
+from zookeeper.interop.folder import SourceFolder, whole_number
 from zookeeper.interop.matrix import describe_columns, matrix_source
 from zookeeper.interop.names import Recognised, shapes_of
 from zookeeper.interop.pickles import Stub
@@ -31,6 +31,7 @@ from zookeeper.interop.source import (
 )
 from zookeeper.interop.tensors import load_torch, named_arrays
 
+_MAX_BYTES = 1 << 36
 _SETS = {"trainset": "train", "valset": "val", "testset": "test"}
 
 
@@ -58,7 +59,7 @@ def find_dataset_pt(path: Path, options: ImportOptions) -> Source:
     """
     folder = SourceFolder(path if path.is_dir() else path.parent)
     file = folder.admit(path / "dataset.pt" if path.is_dir() else path)
-    value, skipped, found = load_torch(file, stubs=True), Tally(), _Found()
+    value, skipped, found = load_torch(file, stubs=True, max_bytes=_MAX_BYTES), Tally(), _Found()
     sets = {} if not isinstance(value, dict) else {name: value[name] for name in _SETS if value.get(name) is not None}
     if not sets:
         raise InputError(f"{file}: expected a dict with {', '.join(_SETS)}, got a {type(value).__name__}.")
@@ -68,8 +69,9 @@ def find_dataset_pt(path: Path, options: ImportOptions) -> Source:
         raise InputError(f"{file}: the sets hold no weights. Is it a data set of images?")
     rows, network = _join(found.rows, options, str(file))
     columns = {**plain_columns(pd.DataFrame(found.properties)), "split": found.sides}
-    epochs = np.array(found.epochs, np.int64)
-    return matrix_source("dataset-pt", path, rows, found.ids, epochs, columns, network, options, skipped, None, None)
+    return matrix_source(
+        "dataset-pt", path, rows, found.ids, found.epochs, columns, network, options, skipped, None, None
+    )
 
 
 def _read_set(found: _Found, name: str, entry: Any, skipped: Tally, where: str) -> None:
@@ -101,10 +103,8 @@ def _append(
     found: _Found, label: str, epoch: Any, side: str, checkpoint: Any, values: dict[str, Any], where: str
 ) -> None:
     number = epoch.item() if isinstance(epoch, np.ndarray | np.generic) and epoch.size == 1 else epoch
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number) or number < 0:
-        raise InputError(f"{where}: {label}: epoch is {epoch!r}; expected a whole number from 0.")
     found.ids.append(label if label.startswith(tuple(_SETS)) else hashed_id(label))
-    found.epochs.append(int(number))
+    found.epochs.append(whole_number(number, f"{where}: {label}: epoch"))
     found.sides.append(side)
     found.rows.append(checkpoint)
     found.properties.append({key: value for key, value in values.items() if value is not None})

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zookeeper.errors import InputError
-from zookeeper.interop.folder import MAX_TABLE_BYTES, SourceFolder, parse_json
+from zookeeper.interop.folder import MAX_TABLE_BYTES, SourceFolder, parse_json, whole_number
 from zookeeper.interop.names import shapes_of
 from zookeeper.interop.sidecar import Sidecar, read_sidecar
 from zookeeper.interop.source import (
@@ -187,15 +187,13 @@ def _results(trial: SourceFolder, skipped: Tally) -> dict[int, Mapping[str, Any]
             lines = list(csv.DictReader(io.StringIO(data.decode())))
         except (csv.Error, UnicodeError) as error:
             raise InputError(f"{path}: not a table ({error}). Fetch it again.") from error
-        lines = [{**line, "training_iteration": _whole(line.get("training_iteration"))} for line in lines]
     results: dict[int, Mapping[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         iteration = line.get("training_iteration") if isinstance(line, dict) else None
-        if isinstance(iteration, bool) or not isinstance(iteration, int | float) or iteration != int(iteration):
-            raise InputError(f"{path}:{number}: training_iteration is {iteration!r}; expected a whole number.")
-        if int(iteration) in results:
-            skipped.add("repeated result, the last counts", f"{trial.root.name} iteration {int(iteration)}")
-        results[int(iteration)] = line
+        epoch = whole_number(iteration, f"{path}:{number}: training_iteration")
+        if epoch in results:
+            skipped.add("repeated result, the last counts", f"{trial.root.name} iteration {epoch}")
+        results[epoch] = line
     return results
 
 
@@ -217,10 +215,6 @@ def _columns(
         names = [name for name in sidecar.columns if name not in ("model_id", "epoch")]
         return {name: sidecar.type_column(name, [line[OWN].get(name) for line in lines]) for name in names}
     return {name: [_number(line.get(name), trial) for line in lines] for name in PROPERTIES}
-
-
-def _whole(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
 
 
 def _number(value: Any, trial: SourceFolder) -> float:

@@ -105,7 +105,7 @@ def read_sidecar(folder: SourceFolder) -> Sidecar | None:
             name=str(value["name"]),
             kind=str(value["kind"]),
             image=None if value["image"] is None else ImageShape.from_json(value["image"]),
-            layouts=tuple(WeightLayout.from_json(layout) for layout in value["layouts"]),
+            layouts=tuple(_sound_layout(layout) for layout in value["layouts"]),
             columns={str(name): _known_kind(kind) for name, kind in value["columns"].items()},
             dtype="float64" if value["dtype"] == "float64" else "float32",
             spec=value["spec"],
@@ -152,6 +152,13 @@ def read_table(path: Path, data: bytes, sidecar: Sidecar | None) -> pd.DataFrame
         return pd.DataFrame({name: infer_column(text[name].tolist()) for name in text.columns})
     except (ValueError, OSError, KeyError, TypeError, UnicodeError) as error:
         raise InputError(f"{path}: not a table ({error}). Fetch the file again.") from error
+
+
+def _sound_layout(value: Any) -> WeightLayout:
+    layout = WeightLayout.from_json(value)
+    if not layout.blocks or any(size < 1 for block in layout.blocks for size in block.shape):
+        raise ValueError("a layout without weights, or with a size below 1")
+    return layout
 
 
 def _known_kind(kind: Any) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zookeeper.errors import InputError
-from zookeeper.interop.folder import check_entry_name
+from zookeeper.interop.folder import MAX_WEIGHT_BYTES, check_entry_name, check_size
 from zookeeper.interop.pickles import Constructors, Name, read_pickle
 
 Array = npt.NDArray[Any]
@@ -83,7 +83,7 @@ class _Dtype:
             self.value = self.value.newbyteorder(state[1])
 
 
-def load_torch(path: Path, *, stubs: bool = False) -> Any:
+def load_torch(path: Path, *, stubs: bool = False, max_bytes: int = MAX_WEIGHT_BYTES) -> Any:
     """Read a file of ``torch.save`` (or of ``pickle.dump`` of tensors); tensors become NumPy arrays.
 
     bfloat16 becomes float32, without loss. With ``stubs`` instances of unknown classes become
@@ -94,6 +94,7 @@ def load_torch(path: Path, *, stubs: bool = False) -> Any:
     InputError
         If the file is damaged, names code, or its shapes do not fit its bytes.
     """
+    check_size(path, max_bytes)
     return decode_torch(path.read_bytes(), str(path), stubs=stubs)
 
 

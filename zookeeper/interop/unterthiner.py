@@ -13,7 +13,7 @@ import pandas as pd
 
 from zookeeper.errors import InputError
 from zookeeper.interop.arrays import map_npy
-from zookeeper.interop.folder import SourceFolder, read_bytes
+from zookeeper.interop.folder import SourceFolder, read_bytes, whole_number
 from zookeeper.interop.names import recognise
 from zookeeper.interop.sidecar import read_sidecar, read_table
 from zookeeper.interop.source import (
@@ -87,13 +87,9 @@ def find_unterthiner(root: Path, options: ImportOptions) -> Source:
             f"{weights_path}: {weights.dtype}{list(weights.shape)}; expected float32[{len(table)}, {WIDTH}], a row "
             "per line of the metrics."
         )
-    steps = pd.to_numeric(table["step"], errors="coerce").to_numpy(dtype=np.float64)
-    if not (np.isfinite(steps) & (steps >= 0) & (steps == np.floor(steps))).all():
-        raise InputError(f"{table_path}: column 'step' must hold whole numbers from 0.")
+    steps = [whole_number(value, f"{table_path}: step") for value in table["step"].tolist()]
     groups: dict[str, dict[int, int]] = {}
-    for number, (run, step) in enumerate(
-        zip(map(str, table["modeldir"]), steps.astype(np.int64).tolist(), strict=True)
-    ):
+    for number, (run, step) in enumerate(zip(map(str, table["modeldir"]), steps, strict=True)):
         if step in groups.setdefault(run, {}):
             skipped.add("repeated step of a run, the last counts", f"{run} step {step}")
         groups[run][step] = number

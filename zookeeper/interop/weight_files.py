@@ -12,7 +12,7 @@ import pandas as pd
 
 from zookeeper.errors import InputError
 from zookeeper.interop.arrays import load_npz, load_safetensors
-from zookeeper.interop.folder import SourceFolder, read_bytes
+from zookeeper.interop.folder import SourceFolder, read_bytes, whole_number
 from zookeeper.interop.names import shapes_of
 from zookeeper.interop.sidecar import SIDECAR, Sidecar, read_sidecar, read_table
 from zookeeper.interop.source import (
@@ -142,7 +142,7 @@ def _join(table: pd.DataFrame, files: dict[str, Path], skipped: Tally) -> list[t
         used.add(found[0])
         guess, epoch = guess_identity(found[0])
         if "epoch" in table.columns:
-            epoch = _epoch(table["epoch"].iloc[number], given)
+            epoch = whole_number(table["epoch"].iloc[number], f"{given}: epoch")
             guess = guess if "model_id" in table.columns or guess else found[0]
         model_id = str(table["model_id"].iloc[number]) if "model_id" in table.columns else guess
         lines.append((model_id, epoch, found[0], number))
@@ -167,17 +167,6 @@ def guess_identity(name: str) -> tuple[str, int]:
     if match is None:
         return stem, 0
     return match["model"] or "model", int(match["epoch"])
-
-
-def _epoch(value: Any, where: str) -> int:
-    try:
-        number = int(value)
-        exact = float(value) == number and number >= 0
-    except (TypeError, ValueError, OverflowError):
-        exact = False
-    if not exact:
-        raise InputError(f"{where}: epoch is {value!r}; expected a whole number from 0.")
-    return number
 
 
 def _sound(path: Path, load: Load, name: str, skipped: Tally) -> bool:
