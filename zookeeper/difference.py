@@ -189,10 +189,8 @@ def _weights(first: Zoo, second: Zoo, mine: Positions, theirs: Positions) -> Col
                 left, right = first.take(mine[piece]).weights_float64(), second.take(theirs[piece]).weights_float64()
                 differ = (left != right) & ~(np.isnan(left) & np.isnan(right))
                 wrong[piece] = differ.any(axis=1)
-                distance = np.where(differ, _distance(left, right), 0.0)
-                lost = np.isnan(distance).all(axis=1)
-                distance[lost] = 0.0
-                amounts[piece] = np.where(lost, np.nan, np.nanmax(distance, axis=1))
+                distance = np.where(differ, _distance(left, right), np.nan)
+                amounts[piece] = np.fmax.reduce(distance, axis=1)  # NaN only where all are
                 bar.update(len(piece))
     frame = first.frame[_KEY].iloc[mine]
     return _worst("weights", np.flatnonzero(wrong), amounts, frame)

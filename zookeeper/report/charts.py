@@ -11,7 +11,7 @@ import pandas as pd
 
 from zookeeper.report.groups import Groups
 from zookeeper.report.sample import ModelMap, TensorSpread
-from zookeeper.report.svg import Chart, share, short
+from zookeeper.report.svg import Chart, Format, share, short
 
 Floats = npt.NDArray[np.float64]
 _NAMES = {"test_acc": "test accuracy", "val_acc": "validation accuracy", "train_acc": "train accuracy"}
@@ -38,7 +38,7 @@ def accuracy_chart(table: pd.DataFrame, column: str) -> str:
     """Median, quartiles and best by epoch, from `by_epoch`."""
     epochs = table.index.to_numpy(dtype=np.float64)
     chart = Chart((epochs.min(), epochs.max()), (0, 1), width=760, height=320)
-    chart.axes("training epoch", spoken(column), y_format=share)
+    chart.axes("training epoch", spoken(column), x_format=_stored_epoch(epochs), y_format=share)
     chart.band(epochs, table["low"].to_numpy(), table["high"].to_numpy(), "c0")
     chart.line(epochs, table["median"].to_numpy(), "c0")
     chart.line(epochs, table["best"].to_numpy(), "c1")
@@ -54,7 +54,7 @@ def gap_charts(table: pd.DataFrame, last: Floats) -> tuple[str, str]:
     epochs = table.index.to_numpy(dtype=np.float64)
     low, high = float(table["low"].min()), float(table["high"].max())
     lines = Chart((epochs.min(), epochs.max()), (min(0.0, low), max(0.0, high)))
-    lines.axes("training epoch", "gap", y_format=share)
+    lines.axes("training epoch", "gap", x_format=_stored_epoch(epochs), y_format=share)
     lines.band(epochs, table["low"].to_numpy(), table["high"].to_numpy(), "c0")
     lines.line(epochs, table["median"].to_numpy(), "c0")
     counts, edges = np.histogram(last, bins=40)
@@ -73,7 +73,7 @@ def gap_charts(table: pd.DataFrame, last: Floats) -> tuple[str, str]:
 def factor_chart(values: Floats, groups: Groups, column: str) -> str:
     """One box per group: quartiles and median, with a line from the 5th to the 95th percentile."""
     row = 24
-    labels = [label if len(label) <= 18 else label[:17] + "…" for label in groups.labels]
+    labels = [label if len(label) <= 18 else f"{label[:8]}…{label[-8:]}" for label in groups.labels]
     finite = np.isfinite(values)
     low = min(0.0, float(values[finite].min())) if finite.any() else 0.0
     high = max(1.0, float(values[finite].max())) if finite.any() else 1.0
@@ -107,7 +107,7 @@ def spread_chart(tensor: TensorSpread, epochs: Sequence[int]) -> str:
     """A tensor's standard deviation over the epochs: median and quartiles over models."""
     low, middle, high = tensor.quartiles
     chart = Chart((epochs[0], epochs[-1]), (0, float(np.nanmax(high))), width=250, height=160, left=44, bottom=34)
-    chart.axes("epoch", "", about=3)
+    chart.axes("epoch", "", x_format=_stored_epoch(epochs), about=3)
     chart.band(list(epochs), low, high, "c0")
     chart.line(list(epochs), middle, "c0")
     return chart.render(
@@ -140,6 +140,12 @@ def map_chart(found: ModelMap, groups: Groups, column: str | None) -> str:
         entries.append(("none", "no value"))
     text = f"{found.method.upper()} of {len(xs):,} models, coloured by {groups.factor}"
     return legend(entries, groups.factor) + chart.render(text)
+
+
+def _stored_epoch(epochs: npt.NDArray[np.float64] | Sequence[int]) -> Format:
+    """Write a tick of an epoch axis; nothing outside the epochs, where a single one leaves room, or between two."""
+    first, last = epochs[0], epochs[-1]
+    return lambda value: short(value) if first <= value <= last and value == round(value) else ""
 
 
 def legend(entries: Sequence[tuple[str, str]], title: str = "") -> str:

@@ -77,7 +77,7 @@ def group_by(frame: pd.DataFrame, factor: str) -> Groups:
         members = np.searchsorted(edges, values, side="right")
         _, members = np.unique(members, return_inverse=True)  # no empty range
         parts = [values[(members == number) & ~np.isnan(values)] for number in range(int(members.max()) + 1)]
-        labels = tuple(f"{short(part.min())} to {short(part.max())}" for part in parts if len(part))
+        labels = tuple(_range(part.min(), part.max()) for part in parts if len(part))
     return Groups(factor, labels, np.where(np.isnan(values), -1, members).astype(np.int64), True)
 
 
@@ -101,6 +101,10 @@ def explained(values: npt.NDArray[np.float64], groups: Groups) -> float:
     sums = np.bincount(members, weights=values, minlength=len(groups.labels))
     means = sums / np.maximum(counts, 1)
     return float((counts * (means - values.mean()) ** 2).sum() / len(values) / values.var())
+
+
+def _range(low: float, high: float) -> str:
+    return short(low) if low == high else f"{short(low)} to {short(high)}"
 
 
 def _by_name(factor: str, column: pd.Series) -> Groups:

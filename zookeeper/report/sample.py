@@ -144,8 +144,8 @@ def map_models(zoo: Zoo, method: str) -> ModelMap | None:
     for batch in _read(part):
         matrix[start : start + len(batch.weights)] = batch.weights[:, columns]
         start += len(batch.weights)
-    finite = np.isfinite(matrix).all(axis=1)
-    if finite.sum() < 3:
+    finite = np.flatnonzero(np.isfinite(matrix).all(axis=1))
+    if len(finite) < 3:
         return None
     matrix, lines = matrix[finite], part[finite].frame
     if method == "umap":

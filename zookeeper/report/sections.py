@@ -161,7 +161,7 @@ def spread_section(found: SpreadSample | None, note: str) -> str:
     )
     words = (
         f"Standard deviation of the weights of a tensor within a model: median and middle half over a sample of "
-        f"{found.num_models:,} models at {len(found.epochs)} epochs.{cut}{note}"
+        f"{found.num_models:,} models at {len(found.epochs)} epoch{'s' if len(found.epochs) > 1 else ''}.{cut}{note}"
     )
     return (
         paragraph(words, "note")
