@@ -95,7 +95,8 @@ def send_hub(
             return _send(publication, repository, client, private)
         except (HfHubHTTPError, transport, OSError, RuntimeError) as error:  # failed uploads are RuntimeErrors there
             status = getattr(getattr(error, "response", None), "status_code", None)
-            said = redact(str(error), token)
+            causes = [str(cause) for cause in (error, error.__cause__) if cause is not None]
+            said = redact(" ".join(" ".join(causes).split()), token)
             if status in (401, 403):
                 text = f"hf:{repository}: access refused ({said}). Check that the token is valid and may write there."
                 raise PublishError(text) from None
