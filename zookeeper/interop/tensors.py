@@ -281,7 +281,7 @@ class _Reader:
         def nested(data: Any) -> Any:
             return decode_torch(data, f"{where} (inside)", stubs=self._stubs, depth=self._depth + 1)
 
-        def encoded(text: Any, encoding: Any) -> bytes:
+        def encoded(text: Any, encoding: Any = "utf-8") -> bytes:
             return str(text).encode("latin1") if encoding == "latin1" else str(text).encode()
 
         def anything(*_: Any) -> None:
