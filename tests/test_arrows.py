@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "interop": {"errors", "store", "nets", "zoo"},
     "publish": {"errors", "store", "nets", "zoo", "report"},
     "report": {"errors", "zoo"},
-    "door": {"errors", "spec", "store", "nets", "zoo", "build"},
+    "door": {"errors", "spec", "store", "nets", "zoo", "build", "interop"},
     "terminal": {"errors"},
 }
 ARROWS["cli_store"] = set(ARROWS)

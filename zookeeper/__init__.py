@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from zookeeper.errors import StackError as StackError
     from zookeeper.errors import StoreError as StoreError
     from zookeeper.errors import ZooError as ZooError
+    from zookeeper.interop.exporting import export_zoo as export_zoo
+    from zookeeper.interop.importing import import_zoo as import_zoo
     from zookeeper.nets.layout import WeightBlock as WeightBlock
     from zookeeper.nets.layout import WeightLayout as WeightLayout
     from zookeeper.nets.registry import build_network as build_network
@@ -69,6 +71,8 @@ __all__ = [
     "build_zoo",
     "compare_zoos",
     "expand",
+    "export_zoo",
+    "import_zoo",
     "load_spec",
     "make_plan",
     "open",
@@ -81,6 +85,8 @@ _HOMES = {
     "zookeeper.compare": ("assert_equal", "compare_zoos"),
     "zookeeper.datasets": ("Checkpoint", "CheckpointBatch"),
     "zookeeper.errors": ("BuildError", "InputError", "SpecError", "StackError", "StoreError", "ZooError"),
+    "zookeeper.interop.exporting": ("export_zoo",),
+    "zookeeper.interop.importing": ("import_zoo",),
     "zookeeper.nets.layout": ("WeightBlock", "WeightLayout"),
     "zookeeper.nets.registry": ("build_network",),
     "zookeeper.spec.grid": ("ModelConfig", "expand"),

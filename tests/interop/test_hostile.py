@@ -24,6 +24,7 @@ from zookeeper.cli import main
 from zookeeper.errors import InputError
 from zookeeper.interop.folder import read_bytes
 from zookeeper.interop.tensors import decode_torch
+from zookeeper.store.verify import verify_zoo
 from zookeeper.zoo import Zoo
 from zookeeper.zoo import open as open_zoo
 
@@ -452,6 +453,7 @@ def test_damaged_files_can_be_left_out(ray_folder: Callable[..., Any], tmp_path:
     (next(root.glob("*00395*")) / "checkpoint_000005" / "checkpoints").write_bytes(pickle.dumps(os_system()))
     done = import_zoo("ray-tune", root, tmp_path / "zoo", ImportOptions(skip_damaged=True))
     assert done.num_checkpoints == 5
+    assert verify_zoo(tmp_path / "zoo", deep=True).clean  # models of unequal length in one block
     (entry,) = (entry for entry in done.skipped if entry["reason"] == "damaged or refused weights")
     assert ".system, which is code" in entry["examples"][0]
 

@@ -96,6 +96,20 @@ def export_zoo(
         If the format is unknown, cannot hold these networks, the view is empty, or ``target`` is taken.
     StoreError
         If a file of the zoo is damaged, or ``target`` cannot be written; nothing appears there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from zookeeper import WeightLayout, assert_equal, import_zoo, open, write_rows
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> root, layout = Path(folder.name), WeightLayout.from_shapes({"fc.weight": ((1, 3), "weight")})
+    >>> zoo = write_rows(root / "zoo", np.float32([[1, 2, 3], [4, 5, 6]]), {"test_acc": [0.1, 0.2]}, layout)
+    >>> export_zoo("safetensors", zoo, root / "out").num_checkpoints
+    2
+    >>> import_zoo("safetensors", root / "out", root / "again").num_checkpoints
+    2
+    >>> assert_equal(zoo, open(root / "again"))
+    >>> folder.cleanup()
     """
     import importlib
 

@@ -222,7 +222,7 @@ def draw_split(model_ids: Sequence[str], shares: tuple[float, float, float]) -> 
     """Side of every model: ids ordered by their hash, cut by shares; it does not depend on the order of files.
 
     >>> draw_split(["a", "b", "c", "d"], (0.5, 0.25, 0.25))
-    ['test', 'train', 'train', 'val']
+    ['test', 'val', 'train', 'train']
     """
     order = sorted(model_ids, key=lambda model: hashlib.sha256(model.encode()).digest())
     first = round(shares[0] * len(order))
