@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zookeeper import InputError, WeightLayout, Zoo, load_spec, make_plan, write_rows
+from zookeeper import InputError, WeightLayout, Zoo, build_zoo, load_spec, make_plan, write_rows
 from zookeeper import open as open_zoo
 from zookeeper.build import prepare_zoo
 from zookeeper.report.page import default_color, render_report, write_report
@@ -170,6 +170,27 @@ def test_zoo_of_nothing_but_diverged_models_has_a_page(tmp_path: Path) -> None:
     words = visible(render_report(zoo))
     assert "4 of 4 models (100%)" in words
     assert "no finite weights" in words
+
+
+def test_zoo_of_two_architectures_shows_the_weights_of_one(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "version: 1\nname: two\nimages: {name: digits, split: {train: 0.1, val: 0.1, test: 0.8}, seed: 0}\n"
+        "model: {activation: tanh}\ntraining: {optimizer: adam, lr: 1e-3, batch_size: 64, epochs: 1}\n"
+        "grid: {architecture: [cnn-digits, cnn-digits-shallow], seed: [0, 1, 2]}\ncheckpoints: {every: 1}\n"
+    )
+    build_zoo(make_plan(load_spec(spec)), tmp_path / "zoo", show_progress=False)
+    zoo = open_zoo(tmp_path / "zoo")
+    unequal = zoo.query("architecture == 'cnn-digits-shallow' or seed > 0")
+    text = render_report(unequal, color="seed")
+    page = check_document(text)
+    width = zoo.query("architecture == 'cnn-digits-shallow'").layout.num_weights
+    note = (
+        f"Of 2 layouts of weights in this zoo, only the most frequent one is shown here ({width:,} weights, 3 models)."
+    )
+    assert text.count(note) == 2
+    assert len(page.attributes("circle")) == 3
+    assert table_rows(text) == 5
 
 
 def test_page_is_written_whole_or_not_at_all(trained: Zoo, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; pa
 .lead { font-size: 1.06rem; color: var(--quiet); }
 .note, figcaption { font-size: .88rem; color: var(--quiet); }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.4rem, 1fr)); gap: .7rem; margin: 1.3rem 0; }
-.facts div { background: var(--panel); border-radius: 8px; padding: .6rem .9rem; }
-.facts dt { font-size: .82rem; color: var(--quiet); }
+.facts div { background: var(--panel); border-radius: 8px; padding: .55rem .6rem; }
+.facts dt { font-size: .78rem; color: var(--quiet); }
 .facts dd { margin: 0; font-size: 1.3rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 figure { margin: .8rem 0; min-width: 0; }
 .grid { display: grid; gap: 1rem 1.4rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
