@@ -59,7 +59,7 @@ def group_by(frame: pd.DataFrame, factor: str) -> Groups:
     >>> groups.labels, groups.members.tolist()
     (('0.01', '0.1'), [1, 0, 1, -1])
     >>> group_by(pd.DataFrame({"seed": range(100)}), "seed").labels[:2]
-    ('0 to 12', '13 to 24')
+    ('0 to 11', '12 to 24')
     """
     if factor not in frame:
         raise InputError(f"--color: unknown column {factor!r}. {suggest(factor, frame.columns)}")

@@ -75,11 +75,13 @@ def render_report(zoo: Zoo, *, color: str | None = None, map_method: str = "pca"
     Examples
     --------
     >>> import tempfile, zookeeper
-    >>> layout, folder = zookeeper.WeightLayout.from_shapes({"fc.weight": ((1, 2), "weight")}), tempfile.mkdtemp()
-    >>> toy = zookeeper.write_rows(Path(folder) / "toy", np.eye(3, 2), {"test_acc": [0.1, 0.2, 0.3]}, layout)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> layout = zookeeper.WeightLayout.from_shapes({"fc.weight": ((1, 2), "weight")})
+    >>> toy = zookeeper.write_rows(Path(folder.name) / "toy", np.eye(3, 2), {"test_acc": [0.1, 0.2, 0.3]}, layout)
     >>> page = render_report(toy, color="test_acc")
-    >>> page.startswith("<!doctype html>"), "3 models" in page, "http" in page
+    >>> page.startswith("<!doctype html>"), "PCA of 3 models" in page, "http:" in page
     (True, True, False)
+    >>> folder.cleanup()
     """
     check_method(map_method)
     frame, models = zoo.frame, zoo.models
