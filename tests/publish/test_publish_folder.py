@@ -289,6 +289,7 @@ def test_the_command_line(zoo: Path, tmp_path: Path, run: Callable[..., Any]) ->
         (("--to", "hf:nobody"), "--to: cannot read 'hf:nobody'; expected a folder, hf:user/name"),
         (("--to", "zenodo:abc"), "--to: cannot read 'zenodo:abc'"),
         (("--to", "s3:bucket/zoo"), "--to: cannot read 's3:bucket/zoo'"),
+        (("--to", "https://host/zoo"), "--to: cannot read 'https://host/zoo'"),
     ],
 )
 def test_bad_wishes(

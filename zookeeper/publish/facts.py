@@ -152,7 +152,8 @@ def group_shards(
 
 def _read_schema(path: Path) -> pa.Schema:
     try:
-        return pq.read_schema(path)
+        with path.open("rb") as file:  # a path with a colon would be taken for an address
+            return pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{path}: cannot be decoded ({error}). Restore it from a copy.") from error
 

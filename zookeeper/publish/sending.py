@@ -9,7 +9,7 @@ from pathlib import Path
 from zookeeper.errors import InputError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
-_SCHEME = re.compile(r"([a-z]{2,10}):(?!//)(.*)")  # one letter is a drive of Windows
+_SCHEME = re.compile(r"([a-z][a-z0-9]{1,9}):(.*)")  # one letter is a drive of Windows
 
 
 @dataclass(frozen=True, slots=True)
