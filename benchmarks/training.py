@@ -47,11 +47,11 @@ class Case:
 
 
 CASES = (
-    Case("Tetris MLP", "mlp", (1, 4, 4), 4, "tanh", 16, 1000, False, 30),
-    Case("digits CNN", "cnn-digits", (1, 8, 8), 10, "relu", 32, 60, False, 6),
-    Case("digits CNN, shared seed", "cnn-digits", (1, 8, 8), 10, "relu", 32, 60, True, 6),
-    Case("cnn-small", "cnn-small", (1, 28, 28), 10, "tanh", 10, 32, False, 2.5),
-    Case("cnn-large", "cnn-large", (3, 32, 32), 10, "relu", 32, 16, False, 2),
+    Case("Tetris MLP", "mlp", (1, 4, 4), 4, "tanh", 16, 1000, False, 50),
+    Case("digits CNN", "cnn-digits", (1, 8, 8), 10, "relu", 32, 60, False, 10),
+    Case("digits CNN, shared seed", "cnn-digits", (1, 8, 8), 10, "relu", 32, 60, True, 10),
+    Case("cnn-small", "cnn-small", (1, 28, 28), 10, "tanh", 10, 32, False, 4),
+    Case("cnn-large", "cnn-large", (3, 32, 32), 10, "relu", 32, 16, False, 2.5),
 )
 
 
