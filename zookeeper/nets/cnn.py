@@ -88,103 +88,54 @@ class PooledCnn(nn.Module):
         return logits
 
 
-def cnn_digits(
-    *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
-) -> nn.Module:
-    """Network for 8 x 8 images: 2,118 weights with one channel and ten classes."""
-    blocks = (ConvBlock(8, 3, pool=True, drop=True), ConvBlock(16, 2, pool=False, drop=True))
-    return PooledCnn(
-        blocks,
-        (20,),
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        activation=activation,
-        dropout=dropout,
-    )
+@dataclass(frozen=True, slots=True)
+class PooledCnnFactory:
+    """What a registered architecture of this family is: its blocks and the widths of its hidden linear layers."""
+
+    blocks: tuple[ConvBlock, ...]
+    hidden: tuple[int, ...]
+
+    def __call__(
+        self, *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
+    ) -> nn.Module:
+        """Build one network."""
+        return PooledCnn(
+            self.blocks,
+            self.hidden,
+            in_channels=in_channels,
+            image_size=image_size,
+            num_classes=num_classes,
+            activation=activation,
+            dropout=dropout,
+        )
 
 
-def cnn_digits_shallow(
-    *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
-) -> nn.Module:
-    """Network for 8 x 8 images without a hidden linear layer: 2,134 weights with one channel and ten classes."""
-    blocks = (ConvBlock(8, 3, pool=True, drop=True), ConvBlock(28, 2, pool=False, drop=True))
-    return PooledCnn(
-        blocks,
-        (),
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        activation=activation,
-        dropout=dropout,
-    )
-
-
-def cnn_small(
-    *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
-) -> nn.Module:
-    """Network for 28 x 28 images: 2,464 weights with one channel, 2,864 with three."""
-    return _three_convolutions(
-        (8, 6, 4),
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        activation=activation,
-        dropout=dropout,
-    )
-
-
-def cnn_medium(
-    *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
-) -> nn.Module:
-    """``cnn-small`` with 6, 9, 6 channels: 3,047 weights with one channel, 3,347 with three."""
-    return _three_convolutions(
-        (6, 9, 6),
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        activation=activation,
-        dropout=dropout,
-    )
-
-
-def cnn_large(
-    *, in_channels: int, image_size: tuple[int, int], num_classes: int, activation: str, dropout: float = 0.0
-) -> nn.Module:
-    """Network for 32 x 32 images: 10,853 weights with three channels (Structure and Behavior, Table 3)."""
-    blocks = tuple(ConvBlock(channels, 3, pool=True, drop=True) for channels in (16, 32, 15))
-    return PooledCnn(
-        blocks,
-        (20,),
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        activation=activation,
-        dropout=dropout,
-    )
-
-
-def _three_convolutions(
-    channels: tuple[int, int, int],
-    *,
-    in_channels: int,
-    image_size: tuple[int, int],
-    num_classes: int,
-    activation: str,
-    dropout: float,
-) -> nn.Module:
-    first, second, third = channels
+def _three_convolutions(first: int, second: int, third: int) -> PooledCnnFactory:
     blocks = (
         ConvBlock(first, 5, pool=True, drop=True),
         ConvBlock(second, 5, pool=True, drop=True),
         ConvBlock(third, 2, pool=False, drop=False),
     )
-    return PooledCnn(
-        blocks,
-        (20,),
-        in_channels=in_channels,
-        image_size=image_size,
-        num_classes=num_classes,
-        activation=activation,
-        dropout=dropout,
-    )
+    return PooledCnnFactory(blocks, (20,))
+
+
+cnn_digits = PooledCnnFactory(
+    (ConvBlock(8, 3, pool=True, drop=True), ConvBlock(16, 2, pool=False, drop=True)), hidden=(20,)
+)
+"""Network for 8 x 8 images: 2,118 weights with one channel and ten classes."""
+
+cnn_digits_shallow = PooledCnnFactory(
+    (ConvBlock(8, 3, pool=True, drop=True), ConvBlock(28, 2, pool=False, drop=True)), hidden=()
+)
+"""Network for 8 x 8 images without a hidden linear layer: 2,134 weights with one channel and ten classes."""
+
+cnn_small = _three_convolutions(8, 6, 4)
+"""Network for 28 x 28 images: 2,464 weights with one channel, 2,864 with three."""
+
+cnn_medium = _three_convolutions(6, 9, 6)
+"""``cnn-small`` with 6, 9, 6 channels: 3,047 weights with one channel, 3,347 with three."""
+
+cnn_large = PooledCnnFactory(
+    tuple(ConvBlock(channels, 3, pool=True, drop=True) for channels in (16, 32, 15)), hidden=(20,)
+)
+"""Network for 32 x 32 images: 10,853 weights with three channels (Structure and Behavior, Table 3)."""
