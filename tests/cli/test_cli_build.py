@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,15 @@ def test_failed_cohorts_end_in_code_3(run: Run, spec: Path, tmp_path: Path, monk
     assert "failed cohort c00000-" in ended.err
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Handle Ctrl-C as at a terminal: a process that a script starts in the background inherits to ignore it."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
