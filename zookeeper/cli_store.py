@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from zookeeper.terminal import (
     print_json,
     print_pairs,
 )
+
+if TYPE_CHECKING:
+    from zookeeper.store.findings import Finding, Report
 
 
 def convert(
@@ -88,7 +91,6 @@ def verify(
 
     from tqdm import tqdm
 
-    from zookeeper.store.findings import Report
     from zookeeper.store.header import read_header
     from zookeeper.store.verify import verify_zoo
 
@@ -135,24 +137,24 @@ def verify(
             }
         )
     else:
-        for line in repaired:
-            typer.echo(f"repaired: {line}")
-        for finding in findings:
-            typer.echo(f"{finding.kind}: {finding.where}: {finding.what}")
-            if finding.lost is not None:
-                typer.echo(
-                    f"  lost: {_listed(finding.lost.models, 'model')} at {_listed(finding.lost.epochs, 'epoch')}"
-                )
-            typer.echo(f"  to do: {finding.remedy}")
-        for note in report.notes:
-            typer.echo(f"note: {note}")
-        again = "" if evaluated is None else f", {evaluated.num_rows:,} evaluated again"
-        checked = (
-            f"{report.num_files:,} files, {format_bytes(report.num_bytes)}, {report.num_rows:,} checkpoints{again}"
-        )
-        typer.echo(f"{'clean' if not findings else f'{len(findings)} problem(s)'}: {checked}")
+        _print_findings(report, findings, repaired, 0 if evaluated is None else evaluated.num_rows)
     if findings:
         raise typer.Exit(1)
+
+
+def _print_findings(report: Report, findings: Sequence[Finding], repaired: Sequence[str], num_evaluated: int) -> None:
+    for line in repaired:
+        typer.echo(f"repaired: {line}")
+    for finding in findings:
+        typer.echo(f"{finding.kind}: {finding.where}: {finding.what}")
+        if finding.lost is not None:
+            typer.echo(f"  lost: {_listed(finding.lost.models, 'model')} at {_listed(finding.lost.epochs, 'epoch')}")
+        typer.echo(f"  to do: {finding.remedy}")
+    for note in report.notes:
+        typer.echo(f"note: {note}")
+    again = f", {num_evaluated:,} evaluated again" if num_evaluated else ""
+    checked = f"{report.num_files:,} files, {format_bytes(report.num_bytes)}, {report.num_rows:,} checkpoints{again}"
+    typer.echo(f"{'clean' if not findings else f'{len(findings)} problem(s)'}: {checked}")
 
 
 def _listed(values: Sequence[object], noun: str) -> str:

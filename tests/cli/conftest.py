@@ -1,16 +1,12 @@
-"""Run the command line in this process, as the console script does."""
+"""A specification and a finished zoo for the command line."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from zookeeper import build_zoo, load_spec, make_plan
-from zookeeper.cli import main
 
 SPEC = """
 version: 1
@@ -25,29 +21,6 @@ grid:
 checkpoints: {every: 1}
 split: {by: seed, train: 0.4, val: 0.3, test: 0.3, seed: 0}
 """
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["zookeeper", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,33 +24,6 @@ checkpoints: {every: 1}
 split: {by: seed, train: 0.4, val: 0.3, test: 0.3, seed: 0}
 """
 WISHES = Wishes(authors=("Lovelace, Ada", "The Zoo Group"), licence="CC0-1.0")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """Run the command line in this process; everything written to stdout and stderr is kept."""
-
-    def run(*arguments: object) -> Ended:
-        from zookeeper.cli import main
-
-        monkeypatch.setattr("sys.argv", ["zookeeper", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Ended(ended.value.code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

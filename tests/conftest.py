@@ -1,0 +1,35 @@
+"""What the tests of several rooms share: the command line, run in this process as the console script does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run ``zookeeper`` with arguments; everything written to stdout and stderr is kept, whoever wrote it."""
+
+    def run(*arguments: object) -> Ended:
+        from zookeeper.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["zookeeper", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, out, err)
+
+    return run
