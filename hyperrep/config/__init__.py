@@ -3,7 +3,7 @@
 from hyperrep.config.document import TrainConfig, load_config, packaged_config
 from hyperrep.config.loss import LossSection, QuerySection, ScaleSection
 from hyperrep.config.model import PRESETS, ModelSection, TokenSection, WindowSection
-from hyperrep.config.training import AugmentSection, TrainingSection, steps_per_epoch
+from hyperrep.config.training import AugmentSection, StoppingSection, TrainingSection, steps_per_epoch
 
 __all__ = [
     "PRESETS",
@@ -12,6 +12,7 @@ __all__ = [
     "ModelSection",
     "QuerySection",
     "ScaleSection",
+    "StoppingSection",
     "TokenSection",
     "TrainConfig",
     "TrainingSection",

@@ -32,6 +32,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "contrast": "ntxent", "behaviour": "squared", "distillation_temperature": 2.0, "cycle": 0.0,
             "query_set": [{"source": "zoo", "share": 1.0, "root": None, "path": None}], "scales": "none",
         },
+        "training": {"stopping": None, "tensorboard": False},
     }
 )  # fmt: skip
 
@@ -89,8 +90,10 @@ class TrainConfig(Section):
         for name in ("name", "zoo", "epochs_of_zoo"):
             del value[name]
         value["model"].pop("preset", None)  # its sizes are there
-        for rhythm in ("threads", "evaluate_every", "checkpoint_every", "log_every"):
-            del value["training"][rhythm]
+        rhythm = {"threads", "evaluate_every", "checkpoint_every", "log_every", "tensorboard"}
+        if self.training.stopping is not None:
+            rhythm.remove("evaluate_every")  # then it decides when the training ends
+        value["training"] = {key: part for key, part in value["training"].items() if key not in rhythm}
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 

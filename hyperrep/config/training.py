@@ -19,11 +19,24 @@ class AugmentSection(Section):
     noise: NonNegative = 0.0
 
 
+class StoppingSection(Section):
+    """Stop early, and save the weights that were best on the validation models.
+
+    ``value`` is what is watched: a part of the loss (less is better), ``agreement`` or ``probe_r2`` (more is better).
+    It stops when ``patience`` evaluations in a row did not gain more than ``min_gain`` over the best.
+    """
+
+    value: Literal["total", "contrast", "structure", "behaviour", "cycle", "agreement", "probe_r2"] = "total"
+    patience: PositiveInt = 5
+    min_gain: NonNegative = 0.0
+
+
 class TrainingSection(Section):
     """The optimiser (AdamW, linear warm-up, cosine decay to 0) and its rhythm, counted in steps.
 
     Give ``steps`` or ``epochs`` (passes over the train rows). ``warmup`` is a share of all steps,
     ``clip`` the largest norm of the gradient (0: no limit). ``threads`` is applied by the command line.
+    ``stopping`` ends a training early; ``tensorboard`` writes events beside ``log.csv``.
     """
 
     steps: PositiveInt | None = None
@@ -39,6 +52,8 @@ class TrainingSection(Section):
     evaluate_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 10
+    stopping: StoppingSection | None = None
+    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _check_length(self) -> TrainingSection:
@@ -57,6 +72,10 @@ class TrainingSection(Section):
             return self.steps
         assert self.epochs is not None
         return self.epochs * steps_per_epoch(num_rows, self.batch_size)
+
+    def num_rows_of_batch(self, num_rows: int) -> int:
+        """Rows of a batch: all there are, if they do not fill one."""
+        return min(self.batch_size, num_rows)
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:

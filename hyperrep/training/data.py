@@ -39,6 +39,9 @@ class FitData:
         Plain values about the zoo, saved with the model.
     query_images
         Other sources of queries by name, ``[n, C, H, W]`` each, brought to the form of ``queries``.
+    targets, val_targets
+        What the probe of validation reads off the latents, float64 ``[N]`` in the order of the rows: the models' test
+        accuracy. Not trained on; None leaves the probe out.
     """
 
     rows: torch.Tensor
@@ -50,6 +53,8 @@ class FitData:
     val_queries: torch.Tensor | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     query_images: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    targets: torch.Tensor | None = None
+    val_targets: torch.Tensor | None = None
 
     def to(self, device: str) -> FitData:
         """Move every tensor to a device."""

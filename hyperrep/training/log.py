@@ -13,7 +13,7 @@ COLUMNS = (
     "step", "seconds", "lr", "total", "contrast", "structure", "behaviour", "grad_norm",
     "val_total", "val_contrast", "val_structure", "val_behaviour", "val_agreement",
 )  # fmt: skip
-OPTIONAL_COLUMNS = ("cycle", "val_cycle")
+OPTIONAL_COLUMNS = ("cycle", "val_cycle", "val_probe_r2")
 
 
 class TrainingLog:

@@ -22,6 +22,7 @@ from hyperrep.objectives.contrast import contrast_loss, positive_contrast_loss
 from hyperrep.objectives.structure import cycle_loss, structure_loss
 from hyperrep.training.data import FitData
 from hyperrep.training.queries import draw_queries
+from hyperrep.training.ranks import SINGLE, Ranks
 from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.streams import keyed_generator
 from hyperrep.weights.tokens import TokenWindow
@@ -56,12 +57,15 @@ class Objective:
         What is trained on what.
     scales
         What each part of the loss is divided by, by name; 1 for names that are missing.
+    ranks
+        The processes that share every batch.
     """
 
     config: TrainConfig
     hyper: HyperRepresentation
     data: FitData
     scales: Mapping[str, float] = field(default_factory=dict)
+    ranks: Ranks = SINGLE
 
     @cached_property
     def _structure_weight(self) -> torch.Tensor | None:
@@ -75,7 +79,11 @@ class Objective:
         return self.config.loss.gamma < 1 or self.config.loss.cycle > 0
 
     def train_loss(self, rows: torch.Tensor, step: int) -> LossParts:
-        """Parts of the loss of rows ``[N, P]`` at a step; only parts with positive weight are computed."""
+        """Parts of the loss of rows ``[N, P]`` at a step; only parts with positive weight are computed.
+
+        With several processes structure, behaviour and cycle are this one's contribution to the mean over the batch,
+        and the gradients of all add up to that of the whole; `values_of` adds up the parts.
+        """
         loss, seed = self.config.loss, self.config.training.seed
         weights = part_weights(loss.gamma, loss.beta)
         queries = None
@@ -84,34 +92,39 @@ class Objective:
             queries = draw_queries(loss, self.data.queries, self.data.query_images, seed=seed, step=step)
         window = self._draw_window("window", step)
         views = keyed_generator(seed, "views", step)
-        forward = self._forward(rows, views, window, augmented=True, decode=self._decodes)
+        forward = self._forward(rows, views, window, augmented=True, decode=self._decodes, ranks=self.ranks)
         contrast = structure = behaviour = None
         if weights["contrast"] > 0:
-            contrast = self._contrast(forward.latents)
+            contrast = self._contrast(forward.latents, self.ranks, len(rows))
         if weights["structure"] > 0:
             structure = self._structure(forward)
         if queries is not None:
             assert self.data.population is not None
             assert forward.decoded is not None
             with torch.no_grad():
-                logits = outputs_of(self.data.population, rows, queries)
+                logits = outputs_of(self.data.population, rows[self.ranks.own(len(rows))], queries)
             networks = self.hyper.as_networks(forward.decoded)
             behaviour = self._behaviour(outputs_of(self.data.population, networks, queries), logits)
-        return compose(
-            gamma=loss.gamma,
-            beta=loss.beta,
-            contrast=contrast,
-            structure=structure,
-            behaviour=behaviour,
-            cycle=forward.cycle,
-            cycle_weight=loss.cycle,
-            scales=self.scales,
-        )
+        share = self.ranks.share(len(rows))
+        means = {"structure": structure, "behaviour": behaviour, "cycle": forward.cycle}
+        parts = {name: part * share if share < 1 else part for name, part in means.items() if part is not None}
+        return self._compose(parts if contrast is None else {"contrast": contrast, **parts})
+
+    def values_of(self, parts: LossParts) -> dict[str, float]:
+        """Plain numbers by name, of the whole batch, without the parts that were not computed."""
+        values = parts.values()
+        names = [name for name in ("structure", "behaviour", "cycle") if name in values]
+        if self.ranks.size == 1 or not names:
+            return values
+        sums = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.data.rows.device)
+        self.ranks.sum(sums)
+        whole = dict(zip(names, sums, strict=True))
+        return self._compose(whole if parts.contrast is None else {"contrast": parts.contrast, **whole}).values()
 
     @torch.no_grad()
     def measure_scales(self, rows: torch.Tensor) -> dict[str, float]:
         """The parts of the loss of the first batch; a part that is 0 there keeps scale 1."""
-        values = self.train_loss(rows, 0).values()
+        values = self.values_of(self.train_loss(rows, 0))
         return {name: values[name] for name in SCALED_PARTS if values.get(name, 0.0) > 0}
 
     @torch.no_grad()
@@ -166,8 +179,9 @@ class Objective:
         loss = self.config.loss
         return compose(gamma=loss.gamma, beta=loss.beta, cycle_weight=loss.cycle, scales=self.scales, **parts)
 
-    def _contrast(self, latents: torch.Tensor) -> torch.Tensor:
-        projected = self.hyper.model.project(latents)
+    def _contrast(self, latents: torch.Tensor, ranks: Ranks = SINGLE, num: int = 0) -> torch.Tensor:
+        """Contrast of the latents of both views, or of those of all processes with ``num`` models together."""
+        projected = ranks.gather(self.hyper.model.project(latents), num)
         function = contrast_loss if self.config.loss.contrast == "ntxent" else positive_contrast_loss
         return function(projected, temperature=self.config.loss.temperature)
 
@@ -204,8 +218,12 @@ class Objective:
         *,
         augmented: bool,
         decode: bool,
+        ranks: Ranks = SINGLE,
     ) -> _Forward:
-        """Encode two views if the contrastive part needs them, else one, and decode as many as configured."""
+        """Encode two views if the contrastive part needs them, else one, and decode as many as configured.
+
+        Views are drawn for all rows, whoever encodes them; of several processes each goes on with its own models.
+        """
         augment, hyper = self.config.augment, self.hyper
         num_views = 2 if self.config.loss.gamma > 0 else 1
         permutations = self.data.permutations if augment.permute else None
@@ -215,6 +233,12 @@ class Objective:
             mask = hyper.tokeniser.mask if window is None else window.mask
             tokens = add_noise(tokens, mask, generator, sigma=augment.noise)
             tokens = erase(tokens, generator, probability=augment.erase)
+        if ranks.size > 1:
+            own = ranks.own(len(rows))
+            views, tokens = (
+                part.view(num_views, len(rows), *part.shape[1:])[:, own].flatten(0, 1) for part in (views, tokens)
+            )
+            rows = rows[own]
         place = None if window is None else Place(window.mask, window.positions)
         latents = hyper.model.encode(tokens, place)
         num_decoded = len(rows) * min(num_views, self.config.loss.decoded_views)

@@ -83,8 +83,9 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         num_classes=image.num_classes,
         activation=activation,
     )
-    rows, num_left_out = _read_rows(config, zoo, "train")
+    rows, targets, num_left_out = _read_rows(config, zoo, "train")
     has_val = "split" in zoo.frame and bool((zoo.frame["split"] == "val").any())
+    val_rows, val_targets, _ = _read_rows(config, zoo, "val") if has_val else (None, None, 0)
     needs_images = part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0
     images = load_zoo_images(zoo) if needs_images or zoo.header.spec is not None else None
     provenance: dict[str, Any] = {
@@ -102,10 +103,12 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         population=population,
         permutations=Symmetry.of(network, image.shape),
         queries=None if images is None else torch.from_numpy(images.normalised("train")),
-        val_rows=_read_rows(config, zoo, "val")[0] if has_val else None,
+        val_rows=val_rows,
         val_queries=None if images is None or images.count("val") == 0 else torch.from_numpy(images.normalised("val")),
         provenance=provenance,
         query_images={} if images is None or not needs_images else _load_other_queries(config, images),
+        targets=targets,
+        val_targets=val_targets,
     )
 
 
@@ -135,8 +138,8 @@ def load_zoo_images(zoo: Zoo) -> ImageSet:
     return images
 
 
-def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> tuple[torch.Tensor, int]:
-    """Finite rows of one side of the split at the configured epochs, and how many were left out."""
+def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """Finite rows of one side of the split at the configured epochs, their test accuracy, how many were left out."""
     part = zoo.split(split)
     epochs = config.epochs_of_zoo
     if epochs is not None:
@@ -153,4 +156,7 @@ def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> tuple[torch.Tensor,
         usable &= (part.frame["status"] == "ok").to_numpy()
     if not usable.any():
         raise InputError(f"{zoo.path}: the {split} split holds no usable checkpoint. Build the zoo to its end.")
-    return torch.from_numpy(rows if usable.all() else rows[usable]), int((~usable).sum())
+    targets = torch.from_numpy(part.column("test_acc")[usable]) if "test_acc" in part.frame else None
+    if targets is not None and not bool(targets.isfinite().all()):
+        targets = None  # a zoo of others may know the accuracy of some models alone
+    return torch.from_numpy(rows if usable.all() else rows[usable]), targets, int((~usable).sum())
