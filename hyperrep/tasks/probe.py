@@ -8,6 +8,7 @@ Source: "Structure and Behavior in Weight Space Representation Learning", sectio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,32 +89,55 @@ def probe(
     return pd.DataFrame.from_records(records)
 
 
+class ChosenAlpha(NamedTuple):
+    """A penalty and the score on validation models it was chosen for."""
+
+    alpha: float
+    val_value: float
+
+
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def choose_alpha(
+    path: RidgePath,
+    validation: np.ndarray,
+    train_targets: np.ndarray,
+    val_targets: np.ndarray,
+    measure: Measure,
+    alphas: Sequence[float] = ALPHAS,
+) -> ChosenAlpha:
+    """Choose the penalty that scores best on validation models, given in the path's coordinates ``[N, R]``."""
+    once = np.ones((1, len(val_targets)))
+
+    def score(alpha: float) -> float:
+        weights, intercept = path.solve(train_targets, alpha)
+        return float(measure(val_targets, validation @ weights + intercept, once)[0])
+
+    scores = [score(alpha) for alpha in alphas]
+    chosen = int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))
+    return ChosenAlpha(float(alphas[chosen]), scores[chosen])
+
+
 def _score(
     path: RidgePath,
     coordinates: Mapping[Role, np.ndarray],
     targets: Mapping[Role, np.ndarray],
-    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    measure: Measure,
     resamples: np.ndarray,
     alphas: Sequence[float],
 ) -> dict[str, float]:
     """Choose the penalty on validation models, then score the test models once."""
-
-    def predict(role: Role, alpha: float) -> np.ndarray:
-        weights, intercept = path.solve(targets["train"], alpha)
-        predictions: np.ndarray = coordinates[role] @ weights + intercept
-        return predictions
-
-    once = np.ones((1, len(targets["val"])))
-    val_scores = [float(measure(targets["val"], predict("val", alpha), once)[0]) for alpha in alphas]
-    chosen = int(np.argmax(np.nan_to_num(val_scores, nan=-np.inf)))
-    values = measure(targets["test"], predict("test", alphas[chosen]), resamples)
+    chosen = choose_alpha(path, coordinates["val"], targets["train"], targets["val"], measure, alphas)
+    weights, intercept = path.solve(targets["train"], chosen.alpha)
+    values = measure(targets["test"], coordinates["test"] @ weights + intercept, resamples)
     low, high = np.nanquantile(values[1:], (0.025, 0.975)) if np.isfinite(values[1:]).any() else (np.nan, np.nan)
     return {
         "value": float(values[0]),
         "low": float(low),
         "high": float(high),
-        "val_value": val_scores[chosen],
-        "alpha": float(alphas[chosen]),
+        "val_value": chosen.val_value,
+        "alpha": chosen.alpha,
     }
 
 
