@@ -14,9 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("zookeeper", "hyperrep")
-ZOO = ("zoo", "datasets", "query", "compare", "difference", "listing")
+ZOO = ("zoo", "datasets", "streaming", "query", "compare", "difference", "listing")
 
-# Rooms of zookeeper. `zoo` is zoo.py and the modules of ZOO; `door` is the package's own __init__.
+# Rooms of zookeeper. `zoo` is the package and the modules of ZOO; `door` is the package's own __init__.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "spec": {"errors"},

@@ -39,8 +39,13 @@ if TYPE_CHECKING:
     from zookeeper.spec.schema import ZooSpec as ZooSpec
     from zookeeper.spec.schema import load_spec as load_spec
     from zookeeper.store.encoding import Encoding as Encoding
+    from zookeeper.streaming import ZooStream as ZooStream
+    from zookeeper.zoo import Leakage as Leakage
     from zookeeper.zoo import RowBatch as RowBatch
     from zookeeper.zoo import Zoo as Zoo
+    from zookeeper.zoo import ZooSplits as ZooSplits
+    from zookeeper.zoo import concatenate as concatenate
+    from zookeeper.zoo import find_leaks as find_leaks
     from zookeeper.zoo import open as open
     from zookeeper.zoo import write_rows as write_rows
 
@@ -53,6 +58,7 @@ __all__ = [
     "CheckpointBatch",
     "Encoding",
     "InputError",
+    "Leakage",
     "ModelConfig",
     "Plan",
     "RowBatch",
@@ -65,13 +71,17 @@ __all__ = [
     "Zoo",
     "ZooError",
     "ZooSpec",
+    "ZooSplits",
+    "ZooStream",
     "__version__",
     "assert_equal",
     "build_network",
     "build_zoo",
     "compare_zoos",
+    "concatenate",
     "expand",
     "export_zoo",
+    "find_leaks",
     "import_zoo",
     "load_spec",
     "make_plan",
@@ -93,7 +103,17 @@ _HOMES = {
     "zookeeper.spec.plan": ("Plan", "make_plan"),
     "zookeeper.spec.schema": ("ZooSpec", "load_spec"),
     "zookeeper.store.encoding": ("Encoding",),
-    "zookeeper.zoo": ("RowBatch", "Zoo", "open", "write_rows"),
+    "zookeeper.streaming": ("ZooStream",),
+    "zookeeper.zoo": (
+        "Leakage",
+        "RowBatch",
+        "Zoo",
+        "ZooSplits",
+        "concatenate",
+        "find_leaks",
+        "open",
+        "write_rows",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from zookeeper.errors import InputError
 
 if TYPE_CHECKING:
-    from zookeeper.store.reader import RowReader
+    from zookeeper.zoo.sources import RowSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +48,18 @@ class CheckpointBatch:
         """Copy the tensors to pinned memory; a loader with ``pin_memory=True`` calls this."""
         return self._map(torch.Tensor.pin_memory)
 
-    def _map(self, change: Any) -> CheckpointBatch:
+    def select(self, index: npt.NDArray[np.int64]) -> CheckpointBatch:
+        """Copy out some checkpoints, by their places in the batch."""
+        places = torch.from_numpy(index)
+        return self._map(lambda tensor: tensor[places], tuple(self.model_ids[place] for place in index.tolist()))
+
+    def _map(
+        self, change: Callable[[torch.Tensor], torch.Tensor], model_ids: tuple[str, ...] | None = None
+    ) -> CheckpointBatch:
         return CheckpointBatch(
             change(self.weights),
             {name: change(values) for name, values in self.properties.items()},
-            self.model_ids,
+            self.model_ids if model_ids is None else model_ids,
             change(self.epochs),
             change(self.rows),
         )
@@ -68,7 +75,7 @@ class ZooDataset(Dataset[Checkpoint]):
 
     def __init__(
         self,
-        reader: RowReader,
+        reader: RowSource,
         rows: npt.NDArray[np.int64],
         *,
         num_weights: int,
@@ -115,7 +122,17 @@ class ZooDataset(Dataset[Checkpoint]):
         return torch.from_numpy(out if self._columns is None else out[:, self._columns])
 
 
-CheckpointLoader: TypeAlias = DataLoader[Checkpoint]
+class CheckpointLoader:
+    """Batches of a `ZooDataset`; ``torch_loader`` is the loader of torch behind it, whose items have no type."""
+
+    def __init__(self, torch_loader: DataLoader[Checkpoint]) -> None:
+        self.torch_loader = torch_loader
+
+    def __iter__(self) -> Iterator[CheckpointBatch]:
+        return iter(self.torch_loader)
+
+    def __len__(self) -> int:
+        return len(self.torch_loader)
 
 
 def keep(batch: CheckpointBatch) -> CheckpointBatch:
@@ -132,7 +149,7 @@ def make_loader(
     drop_last: bool = False,
     num_workers: int = 0,
 ) -> CheckpointLoader:
-    """Make a torch loader that yields `CheckpointBatch`; the order of every pass follows from ``seed``.
+    """Make a loader of `CheckpointBatch`; the order of every pass follows from ``seed``.
 
     Raises
     ------
@@ -141,7 +158,7 @@ def make_loader(
     """
     if batch_size < 1:
         raise InputError(f"batch_size: expected at least 1, got {batch_size}.")
-    return DataLoader(
+    torch_loader = DataLoader(
         dataset,
         batch_size=batch_size,
         shuffle=shuffle,
@@ -150,3 +167,4 @@ def make_loader(
         drop_last=drop_last,
         num_workers=num_workers,
     )
+    return CheckpointLoader(torch_loader)

@@ -21,6 +21,8 @@ from zookeeper.datasets import Checkpoint, CheckpointBatch
 from zookeeper.errors import InputError, StoreError
 from zookeeper.nets.registry import build_network
 from zookeeper.store.header import ImageShape
+from zookeeper.store.reader import RowReader
+from zookeeper.store.records import read_commits
 from zookeeper.zoo import Zoo, write_rows
 
 ORDER = ["1111", "2222", "ffff", "aaaa", "3333", "cccc"]  # the header's cohort order
@@ -304,9 +306,9 @@ def test_networks_need_a_known_and_trusted_architecture(zoo: Zoo, tmp_path: Path
 
 
 def test_mixed_layouts_ask_for_a_query(zoo: Zoo) -> None:
-    record = zoo._reader._records[0]
-    records = (dataclasses.replace(record, layout="other"), *zoo._reader._records[1:])
-    mixed = Zoo(zoo.path, zoo.header, zoo._frame, zoo._rows, type(zoo._reader)(zoo.path, records))
+    first, *others = read_commits(zoo.path)
+    records = (dataclasses.replace(first, layout="other"), *others)
+    mixed = dataclasses.replace(zoo, _reader=RowReader(zoo.path, records))
     with pytest.raises(InputError, match="mixes 2 layouts"):
         mixed.weights()
     assert mixed.query("cohort == 'late'").layout == zoo.layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, cast
 
@@ -135,13 +135,16 @@ def assign_split(groups: list[str], fractions: Mapping[str, float], seed: int) -
     >>> assign_split(["a", "a", "b", "c"], {"train": 0.5, "val": 0.25, "test": 0.25}, seed=0)
     ['test', 'test', 'train', 'val']
     """
-    distinct = sorted(
-        set(groups), key=lambda group: (hashlib.sha256(f"split {seed}\n{group}".encode()).digest(), group)
-    )
+    distinct = rank_groups(groups, seed)
     sizes = apportion(len(distinct), fractions)
     sides = [cast("SplitName", name) for name, size in sizes.items() for _ in range(size)]
     side_of = dict(zip(distinct, sides, strict=True))
     return [side_of[group] for group in groups]
+
+
+def rank_groups(groups: Iterable[str], seed: int) -> list[str]:
+    """Return distinct groups by the SHA-256 of seed and group: an order that depends on nothing else."""
+    return sorted(set(groups), key=lambda group: (hashlib.sha256(f"split {seed}\n{group}".encode()).digest(), group))
 
 
 def apportion(num_groups: int, fractions: Mapping[str, float]) -> dict[str, int]:

@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ _verified: set[tuple[str, str, int, int, int]] = set()
 class RowReader:
     """Read weights of committed rows; safe in threads, after a fork and across pickling."""
 
-    def __init__(self, root: Path, records: tuple[CommitRecord, ...]) -> None:
+    def __init__(
+        self, root: Path, records: tuple[CommitRecord, ...], locate: Callable[[StoredFile], Path] | None = None
+    ) -> None:
         self._root = root
         self._records = records
+        self._remote = locate  # where shards are, if not below the root; checks them as `check_file` does
         self._starts = np.cumsum([0, *(record.num_rows for record in records)], dtype=np.int64)
         self._offsets: npt.NDArray[np.int64] | None = None
         self._open: OrderedDict[int, int] = OrderedDict()
@@ -49,10 +53,18 @@ class RowReader:
         """Rows in all blocks."""
         return int(self._starts[-1])
 
+    @property
+    def num_blocks(self) -> int:
+        """Committed blocks; each is one shard."""
+        return len(self._records)
+
+    def blocks_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Number of the block that holds each row, in stored order."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
     def records_of(self, rows: npt.NDArray[np.int64]) -> tuple[CommitRecord, ...]:
         """The blocks that hold some of ``rows``, in stored order."""
-        shards = np.unique(np.searchsorted(self._starts, rows, side="right") - 1)
-        return tuple(self._records[int(shard)] for shard in shards)
+        return tuple(self._records[int(block)] for block in np.unique(self.blocks_of(rows)))
 
     def layouts_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
         """Digest of the layout of each row."""
@@ -94,10 +106,13 @@ class RowReader:
             _close_all(self._open, self._decoders)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self._root, "records": self._records}
+        return {"root": self._root, "records": self._records, "locate": self._remote}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        RowReader.__init__(self, state["root"], state["records"])
+        RowReader.__init__(self, state["root"], state["records"], state["locate"])
+
+    def _locate(self, file: StoredFile) -> Path:
+        return check_file(self._root, file) if self._remote is None else self._remote(file)
 
     def _copy_runs(
         self,
@@ -121,10 +136,11 @@ class RowReader:
     def _descriptor(self, shard: int) -> int:
         descriptor = self._open.get(shard)
         if descriptor is None:
-            path = check_file(self._root, self._records[shard].shard)
+            path = self._locate(self._records[shard].shard)
             descriptor = os.open(path, os.O_RDONLY)
             self._open[shard] = descriptor
-            if len(self._open) > min(_MAX_OPEN, max(8, os.sysconf("SC_OPEN_MAX") // 4)):
+            most = _MAX_OPEN if self._remote is None else _MAX_DECODERS  # open files keep their place on the disk
+            if len(self._open) > min(most, max(8, os.sysconf("SC_OPEN_MAX") // 4)):
                 os.close(self._open.popitem(last=False)[1])
         else:
             self._open.move_to_end(shard)
@@ -136,7 +152,7 @@ class RowReader:
             self._decoders.move_to_end(shard)
             return decoder
         record = self._records[shard]
-        path = check_file(self._root, record.shard)
+        path = self._locate(record.shard)
         offsets = _span_offsets(record)
         decoder = RowDecoder(path, record) if offsets is None else SpanDecoder(path, record, offsets)
         self._decoders[shard] = decoder

@@ -1,10 +1,9 @@
-"""Open a zoo: a table of checkpoints beside a matrix of weights. Subsetting one subsets the other."""
+"""A view of a zoo: a table of checkpoints beside a matrix of weights. Subsetting one subsets the other."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,21 +15,21 @@ import pandas as pd
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.query import select, suggest
-from zookeeper.store.caches import read_frame
-from zookeeper.store.collection import store_collection
-from zookeeper.store.encoding import PLAIN, Encoding, Floats
-from zookeeper.store.header import ImageShape, ZooHeader, read_header
-from zookeeper.store.reader import RowReader
-from zookeeper.store.records import read_commits
+from zookeeper.store.header import ImageShape, ZooHeader
 from zookeeper.store.table import PROPERTIES, factor_names
+from zookeeper.zoo.sources import RowSource
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from zookeeper.datasets import CheckpointLoader, ZooDataset
+    from zookeeper.streaming import ZooStream
+    from zookeeper.zoo.splits import ZooSplits
 
 Rows: TypeAlias = npt.NDArray[np.float32]
+ZOO = "zoo"
+"""Column of a concatenation that names the zoo a checkpoint comes from."""
 _SCRATCH_BYTES = 1 << 24
 
 
@@ -49,13 +48,31 @@ class Zoo:
     A zoo is a view: `query`, `split`, `take` and indexing return smaller zoos over the same files, and
     read no weights. Rows are ordered by model, then epoch, until `take` orders them otherwise. Weights are
     copied out of the files when asked for, and every file is checked against its hash when first touched.
+    `zookeeper.concatenate` makes one view of several zoos.
+
+    ``source`` is the path or URL it was opened from.
     """
 
-    path: Path
+    source: str
     header: ZooHeader
+    _root: Path | None
     _frame: pd.DataFrame
     _rows: npt.NDArray[np.int64]
-    _reader: RowReader
+    _reader: RowSource
+    _parts: Mapping[str, ZooHeader] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The zoo's folder; of a remote zoo, the local copy of its metadata.
+
+        Raises
+        ------
+        InputError
+            If the view is of several zoos.
+        """
+        if self._root is None:
+            raise InputError(f"{self.source}: has no folder of its own. Ask one of its zoos.")
+        return self._root
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -65,16 +82,16 @@ class Zoo:
     @cached_property
     def models(self) -> pd.DataFrame:
         """One line per model: its factors and the properties of its last checkpoint in this view."""
-        epochs = self._frame["epoch"]
-        if len(epochs) == 0:
+        if len(self) == 0:
             return self.frame
-        last = epochs.groupby(self._frame["model_id"], sort=False).idxmax()
+        model = ["model_id", ZOO] if self._parts else ["model_id"]
+        last = self._frame.groupby(model, sort=False)["epoch"].idxmax()
         return self._frame.loc[last.to_numpy()].reset_index(drop=True)
 
     @property
     def factors(self) -> tuple[str, ...]:
         """Columns that say how a model was generated."""
-        return factor_names(map(str, self._frame.columns))
+        return factor_names(str(name) for name in self._frame.columns if not self._parts or name != ZOO)
 
     @property
     def properties(self) -> tuple[str, ...]:
@@ -88,10 +105,20 @@ class Zoo:
 
     @property
     def image(self) -> ImageShape:
-        """The images the networks take; raises `InputError` if the zoo does not say."""
-        if self.header.image is None:
-            raise InputError(f"{self.path}: the zoo does not say what images its networks take.")
-        return self.header.image
+        """The images the networks take; raises `InputError` if the zoo does not say, or the view mixes sets."""
+        image = self.header.image
+        if self._parts:
+            names = [str(name) for name in self._frame[ZOO].unique()]
+            images = [self._parts[name].image for name in names]
+            if any(other != images[0] for other in images[1:]):
+                raise InputError(
+                    f"{self.source}: this view mixes the images of {', '.join(names)}. "
+                    f"Query one of them first, such as zoo == {names[0]!r}."
+                )
+            image = images[0] if images else None
+        if image is None:
+            raise InputError(f"{self.source}: the zoo does not say what images its networks take.")
+        return image
 
     @cached_property
     def layout(self) -> WeightLayout:
@@ -108,10 +135,15 @@ class Zoo:
             digests = set(self.header.layouts)
         if len(digests) != 1:
             raise InputError(
-                f"{self.path}: this view mixes {len(digests)} layouts of weights. "
-                "Query one architecture first, such as architecture == 'cnn-small'."
+                f"{self.source}: this view mixes {len(digests)} layouts of weights. "
+                "Query one architecture first, such as architecture == 'cnn-small', or go through by_layout()."
             )
         return WeightLayout.from_json(self.header.layouts[digests.pop()])
+
+    def by_layout(self) -> dict[str, Zoo]:
+        """Cut the view by layout: digest to the checkpoints of that layout, in order of first appearance."""
+        digests = self.layout_digests
+        return {str(digest): self._view(np.flatnonzero(digests == digest)) for digest in pd.unique(digests)}
 
     @property
     def layout_digests(self) -> npt.NDArray[np.str_]:
@@ -138,19 +170,44 @@ class Zoo:
     def split(self, name: str) -> Zoo:
         """Keep one side of the stored split, such as ``train``; raises `InputError` if there is no such side."""
         if "split" not in self._frame.columns:
-            raise InputError(f"{self.path}: the zoo has no split.")
+            raise InputError(f"{self.source}: the zoo has no split. Make one with divide().")
         known = self._frame["split"].dropna().unique().tolist()
         if name not in known:
-            raise InputError(f"{self.path}: unknown split {name!r}. {suggest(name, known)}")
+            raise InputError(f"{self.source}: unknown split {name!r}. {suggest(name, known)}")
         return self._view(np.flatnonzero((self._frame["split"] == name).to_numpy()))
+
+    @property
+    def splits(self) -> ZooSplits:
+        """The stored split; a side that holds nothing is empty. Raises `InputError` if the zoo has no split."""
+        from zookeeper.zoo.splits import stored_splits
+
+        return stored_splits(self)
+
+    def divide(
+        self,
+        *,
+        train: float = 0.7,
+        val: float = 0.15,
+        test: float = 0.15,
+        by: str | Sequence[str] = "model",
+        stratify: str | None = None,
+        bins: int = 4,
+        seed: int = 0,
+    ) -> ZooSplits:
+        """Split the view anew, by model or by group of models; see `zookeeper.zoo.splits.divide`."""
+        from zookeeper.zoo.splits import divide
+
+        return divide(self, {"train": train, "val": val, "test": test}, by, stratify, bins, seed)
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Zoo:
         """Keep rows by number, in the order given; numbers may repeat; raises `InputError` if out of range."""
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise InputError(f"{self.path}: expected a list of row numbers, got {numbers.dtype}{list(numbers.shape)}.")
+            raise InputError(
+                f"{self.source}: expected a list of row numbers, got {numbers.dtype}{list(numbers.shape)}."
+            )
         if numbers.size and (numbers.min() < -len(self) or numbers.max() >= len(self)):
-            raise InputError(f"{self.path}: row numbers must lie in 0..{len(self) - 1}, got {numbers.max()}.")
+            raise InputError(f"{self.source}: row numbers must lie in 0..{len(self) - 1}, got {numbers.max()}.")
         return self._view(numbers.astype(np.int64) % max(1, len(self)))
 
     def __getitem__(self, key: int | slice | Sequence[int] | npt.NDArray[Any]) -> Zoo:
@@ -161,7 +218,7 @@ class Zoo:
         numbers = np.asarray(key)
         if numbers.dtype == np.bool_:
             if numbers.shape != (len(self),):
-                raise InputError(f"{self.path}: a mask needs {len(self)} entries, got {list(numbers.shape)}.")
+                raise InputError(f"{self.source}: a mask needs {len(self)} entries, got {list(numbers.shape)}.")
             numbers = np.flatnonzero(numbers)
         return self.take(numbers)
 
@@ -191,7 +248,7 @@ class Zoo:
             out = np.empty((len(self), width), np.float32)
         elif out.shape != (len(self), width) or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise InputError(
-                f"{self.path}: out must be a C-contiguous float32 array [{len(self)}, {width}], "
+                f"{self.source}: out must be a C-contiguous float32 array [{len(self)}, {width}], "
                 f"got {out.dtype}{list(out.shape)}."
             )
         if columns is None:
@@ -229,7 +286,12 @@ class Zoo:
         """Keep one model's checkpoints by epoch; raises `InputError` if it is not in the view."""
         positions = self._positions.get(model_id)
         if positions is None:
-            raise InputError(f"{self.path}: unknown model {model_id!r}. {suggest(model_id, self._positions)}")
+            raise InputError(f"{self.source}: unknown model {model_id!r}. {suggest(model_id, self._positions)}")
+        if self._parts and (owners := self._frame[ZOO].iloc[positions].unique().tolist())[1:]:
+            raise InputError(
+                f"{self.source}: model {model_id!r} is in {' and '.join(owners)}. "
+                f"Query one of them first, such as zoo == {owners[0]!r}."
+            )
         return self._view(positions[np.argsort(self._frame["epoch"].to_numpy()[positions], kind="stable")])
 
     def trajectory(self, model_id: str) -> Rows:
@@ -244,7 +306,7 @@ class Zoo:
         if len(found) == 0:
             near = sorted(sorted(epochs.tolist(), key=lambda known: abs(known - epoch))[:3])
             raise InputError(
-                f"{self.path}: model {model_id!r} has no checkpoint at epoch {epoch}; "
+                f"{self.source}: model {model_id!r} has no checkpoint at epoch {epoch}; "
                 f"the nearest are {', '.join(map(str, near))}."
             )
         return model.take(found[:1])
@@ -259,9 +321,9 @@ class Zoo:
 
         Batch-norm step counters, which do not change what a network computes, are not stored.
         """
-        checkpoint = self.checkpoint(model_id, epoch)
-        parts = checkpoint.layout.unflatten(checkpoint.tensor()[0])
-        return {name: part.clone() for name, part in parts.items()}
+        from zookeeper.zoo.networks import read_state
+
+        return read_state(self.checkpoint(model_id, epoch))
 
     def network(self, model_id: str, epoch: int, *, allow_import: bool = False) -> nn.Module:
         """Build one checkpoint's network with its weights, in evaluation mode.
@@ -274,37 +336,9 @@ class Zoo:
         InputError
             If the checkpoint is unknown, or the zoo does not say how to build its networks.
         """
-        from zookeeper.nets.registry import build_network
+        from zookeeper.zoo.networks import build_checkpoint
 
-        line = self.checkpoint(model_id, epoch)._frame.iloc[0]
-        missing = [name for name in ("architecture", "activation") if name not in line.index]
-        if missing:
-            raise InputError(f"{self.path}: networks cannot be built without column {missing[0]!r}.")
-        architecture = str(line["architecture"])
-        if ":" in architecture and not allow_import:
-            raise InputError(
-                f"{self.path}: architecture {architecture!r} would import code. "
-                "If you trust it, pass allow_import=True."
-            )
-        network = build_network(
-            architecture,
-            in_channels=self.image.channels,
-            image_size=(self.image.height, self.image.width),
-            num_classes=self.image.num_classes,
-            activation=str(line["activation"]),
-            dropout=float(line.get("dropout", 0.0)),
-        )
-        state = self.state_dict(model_id, epoch)
-        wanted = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
-        for name in {**wanted, **state}:
-            stored, expected = (tuple(p[name].shape) if name in p else None for p in (state, wanted))
-            if stored != expected:
-                raise InputError(
-                    f"{self.path}: stored weights do not fit architecture {architecture!r}; "
-                    f"{name}: stored {stored}, expected {expected}."
-                )
-        network.load_state_dict(state, strict=False)
-        return network.eval()
+        return build_checkpoint(self.checkpoint(model_id, epoch), allow_import=allow_import)
 
     def torch_dataset(
         self, properties: Sequence[str] = ("test_acc",), layers: Sequence[str] | None = None
@@ -346,17 +380,36 @@ class Zoo:
             num_workers=num_workers,
         )
 
+    def stream(
+        self,
+        batch_size: int,
+        *,
+        buffer: int = 4096,
+        shards: int = 8,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        properties: Sequence[str] = ("test_acc",),
+        layers: Sequence[str] | None = None,
+    ) -> ZooStream:
+        """Stream batches in bounded memory, shuffled, resumable; see `zookeeper.streaming.ZooStream`."""
+        from zookeeper.streaming import StreamOrder, ZooStream
+
+        order = StreamOrder(self._reader.blocks_of(self._rows), self._rows, buffer, shards, shuffle, seed)
+        return ZooStream(self.torch_dataset(properties, layers), order, batch_size, rank, num_ranks)
+
     def column(self, name: str) -> npt.NDArray[np.float64]:
         """One column of numbers, float64 [N]; raises `InputError` if it is unknown or holds text."""
         if name not in self._frame.columns:
-            raise InputError(f"{self.path}: unknown column {name!r}. {suggest(name, self._frame.columns)}")
+            raise InputError(f"{self.source}: unknown column {name!r}. {suggest(name, self._frame.columns)}")
         if not pd.api.types.is_numeric_dtype(self._frame[name].dtype):
-            raise InputError(f"{self.path}: column {name!r} holds {self._frame[name].dtype}; expected numbers.")
+            raise InputError(f"{self.source}: column {name!r} holds {self._frame[name].dtype}; expected numbers.")
         return self._frame[name].to_numpy(dtype=np.float64)
 
     def __repr__(self) -> str:
-        num_models = self._frame["model_id"].nunique()
-        lines = [f"Zoo {self.header.name!r} ({self.header.kind}) at {self.path}"]
+        num_models = len(self.models)
+        lines = [f"Zoo {self.header.name!r} ({self.header.kind}) at {self.source}"]
         planned = sum(len(cohort.models) * len(cohort.epochs) for cohort in self.header.cohorts.values())
         stored = self._reader.num_rows
         unfinished = f" (stored so far: {stored:,} of {planned:,})" if stored < planned else ""
@@ -365,7 +418,7 @@ class Zoo:
         if widths:
             lines.append(f"  {' or '.join(f'{width:,}' for width in widths)} weights per checkpoint")
         if "split" in self._frame.columns:
-            sides = self._frame.drop_duplicates("model_id")["split"].value_counts(sort=False)
+            sides = self.models["split"].value_counts(sort=False)
             lines.append("  models by split: " + ", ".join(f"{side} {count:,}" for side, count in sides.items()))
         for name in ("test_acc", "val_acc", "train_acc"):
             if name in self.properties and self._frame[name].notna().any():
@@ -381,100 +434,4 @@ class Zoo:
 
     def _view(self, positions: npt.NDArray[np.integer[Any]]) -> Zoo:
         frame = self._frame.iloc[positions].reset_index(drop=True)
-        return Zoo(self.path, self.header, frame, self._rows[positions], self._reader)
-
-
-def open(path: str | Path) -> Zoo:
-    """Open a stored zoo without reading weights and without importing torch.
-
-    A zoo that is being built opens too and shows what is committed so far.
-
-    Raises
-    ------
-    InputError
-        If there is no zoo at ``path``.
-    StoreError
-        If its header, a commit record or its metadata is damaged.
-    """
-    root = Path(path)
-    header = read_header(root)
-    records = read_commits(root)
-    frame, rows = read_frame(root, header, records)
-    return Zoo(root, header, frame, rows, RowReader(root, records))
-
-
-def write_rows(
-    path: str | Path,
-    rows: npt.ArrayLike,
-    frame: pd.DataFrame | Mapping[str, Any] | None,
-    layout: WeightLayout,
-    *,
-    kind: str = "sampled",
-    name: str | None = None,
-    image: ImageShape | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    store: Encoding = PLAIN,
-) -> Zoo:
-    """Store rows of weights as a new zoo, complete or not at all, and open it.
-
-    Parameters
-    ----------
-    rows
-        Weights [N, P] of any origin; taken as float32, or as float64 if that is what ``store`` keeps.
-    frame
-        N lines of columns. ``model_id`` defaults to a hash of row and row number, ``epoch`` to 0, ``status``
-        to ``diverged`` where a weight is not finite. ``architecture`` and ``activation`` are needed by
-        `Zoo.network`.
-    layout
-        What the columns are.
-    image
-        The images the networks take, such as ``other_zoo.image``.
-    provenance
-        Where the rows come from, as plain JSON values.
-    store
-        How rows become bytes; default float32 in Parquet.
-
-    Raises
-    ------
-    InputError
-        If ``path`` is taken, or shapes do not fit.
-    StoreError
-        If writing fails; nothing appears at ``path``.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> layout = WeightLayout.from_shapes({"fc.weight": ((2, 3), "weight")})
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> zoo = write_rows(Path(folder.name) / "a", np.ones((4, 6)), {"test_acc": [0.1, 0.2, 0.3, 0.4]}, layout)
-    >>> len(zoo.query("test_acc > .25")), zoo.weights().shape
-    (2, (4, 6))
-    >>> folder.cleanup()
-    """
-    double = store.dtype == "float64"
-    matrix: Floats = np.ascontiguousarray(rows, np.float64) if double else np.ascontiguousarray(rows, np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] != layout.num_weights:
-        raise InputError(f"rows: expected an array [N, {layout.num_weights}], got {list(matrix.shape)}.")
-    table = pd.DataFrame({} if frame is None else frame).reset_index(drop=True)
-    if frame is not None and len(table) != len(matrix):
-        raise InputError(f"frame: expected {len(matrix)} lines, one per row, got {len(table)}.")
-    if "model_id" not in table.columns:
-        table["model_id"] = [_row_id(number, row) for number, row in enumerate(matrix)]
-    if "epoch" not in table.columns:
-        table["epoch"] = np.zeros(len(matrix), np.int64)
-    root = Path(path)
-    header = ZooHeader(
-        name=name or root.name,
-        cohorts={},
-        layouts={layout.digest: layout.to_json()},
-        image=image,
-        kind=kind,
-        provenance=dict(provenance or {}),
-        store=store,
-    )
-    store_collection(root, header, matrix, table, layout.digest)
-    return open(root)
-
-
-def _row_id(number: int, row: npt.NDArray[Any]) -> str:
-    return hashlib.sha256(number.to_bytes(8, "little") + row.tobytes()).hexdigest()[:16]
+        return replace(self, _frame=frame, _rows=self._rows[positions])
