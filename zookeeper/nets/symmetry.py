@@ -145,6 +145,8 @@ class Symmetry:
     def index_of(self, perms: Sequence[Any]) -> IndexArray:
         """Turn one permutation per group, in the order of `groups`, into a gather ``[P]``.
 
+        With a leading axis, ``[N, size]`` each, they are those of N networks and the gathers ``[N, P]``.
+
         Raises
         ------
         InputError
@@ -153,16 +155,17 @@ class Symmetry:
         if len(perms) != len(self.groups):
             raise InputError(f"index_of: expected {len(self.groups)} permutations, one per group, got {len(perms)}.")
         checked = []
-        for group, perm in zip(self.groups, perms, strict=True):
-            array = np.asarray(perm)
-            if array.shape != (group.size,) or not np.array_equal(np.sort(array), np.arange(group.size)):
+        arrays = [np.asarray(perm) for perm in perms]
+        lead = arrays[0].shape[:-1] if arrays else ()
+        for group, array in zip(self.groups, arrays, strict=True):
+            if array.shape != (*lead, group.size) or len(lead) > 1 or (np.sort(array) != np.arange(group.size)).any():
                 raise InputError(
                     f"index_of: group {group.name!r} expects a permutation of 0..{group.size - 1}, "
                     f"got shape {array.shape} with {len(np.unique(array))} different values."
                 )
-            checked.append(array.astype(np.int64)[None])
-        index: IndexArray = self._gather(checked, 1)[0]
-        return index
+            checked.append(array.astype(np.int64).reshape(-1, group.size))
+        index = self._gather(checked, lead[0] if lead else 1)
+        return index if lead else index[0]
 
     def inverse(self, index: NDArray[np.int64]) -> IndexArray:
         """Index arrays ``[..., P]`` that undo the given ones.
