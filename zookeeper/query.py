@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zookeeper.errors import InputError
+from zookeeper.store.table import widen
 
 _METHODS = ("abs", "between", "contains", "endswith", "isin", "isna", "notna", "startswith", "str")
 _MANY = 2000
@@ -45,7 +46,10 @@ def select(frame: pd.DataFrame, expression: str, values: Mapping[str, Any]) -> n
     where = f"query {expression!r}"
     _check_tokens(expression, where)
     try:
-        result: Any = frame.eval(expression, engine="python", parser="pandas", local_dict=dict(values), global_dict={})
+        mentioned = widen(frame[[name for name in frame.columns if str(name) in expression]])  # and maybe more
+        result: Any = mentioned.eval(
+            expression, engine="python", parser="pandas", local_dict=dict(values), global_dict={}
+        )
     except NameError as error:
         raise InputError(_unknown_name(str(error), frame, values, where)) from error
     except (SyntaxError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:

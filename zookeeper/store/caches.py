@@ -19,7 +19,7 @@ from zookeeper.errors import StoreError
 from zookeeper.store.files import hash_bytes, write_durable
 from zookeeper.store.header import ZooHeader, read_header
 from zookeeper.store.metadata import order_rows, read_tables
-from zookeeper.store.parquet import decode_table, encode_table
+from zookeeper.store.parquet import decode_hashed_table, encode_table
 from zookeeper.store.records import CommitRecord, commits_digest, read_commits
 from zookeeper.store.table import to_frame
 
@@ -79,7 +79,8 @@ def read_frame(
     Returns
     -------
     frame, rows
-        N lines with index 0..N-1, and int64 [N] stored row numbers for `RowReader`.
+        N lines with index 0..N-1, text as categories (`widen` spells them out), and int64 [N] stored row numbers
+        for `RowReader`.
     """
     table_and_rows = read_cache(root, records)
     if table_and_rows is None:
@@ -89,7 +90,10 @@ def read_frame(
 
 
 def read_cache(root: Path, records: tuple[CommitRecord, ...]) -> tuple[pa.Table, npt.NDArray[np.int64]] | None:
-    """Read ``checkpoints.parquet`` if it is whole and made from exactly ``records``, else return None."""
+    """Read ``checkpoints.parquet`` if it is whole and made from exactly ``records``, else return None.
+
+    Text columns are dictionaries.
+    """
     try:
         stamp = json.loads((root / CACHES).read_bytes())
         data = (root / CHECKPOINTS).read_bytes()
@@ -98,12 +102,12 @@ def read_cache(root: Path, records: tuple[CommitRecord, ...]) -> tuple[pa.Table,
         digest = commits_digest(records)
         if not intact or stamp["commits"] != digest or stamp.get("format_version", 1) != 1:
             return None
-        table = decode_table(data, CHECKPOINTS)
+        table = decode_hashed_table(data, CHECKPOINTS)
     except (OSError, ValueError, KeyError, TypeError, StoreError):
         return None
     if (table.schema.metadata or {}).get(_COMMITS_KEY) != digest.encode():
         return None
-    rows = table.column(_ROW).to_numpy().astype(np.int64)
+    rows: npt.NDArray[np.int64] = np.asarray(table.column(_ROW).to_numpy(), np.int64)
     return table.drop_columns([_ROW]).replace_schema_metadata(None), rows
 
 

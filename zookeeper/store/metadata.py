@@ -13,7 +13,7 @@ from zookeeper.store.header import ZooHeader
 from zookeeper.store.parquet import decode_table
 from zookeeper.store.reader import check_file
 from zookeeper.store.records import CommitRecord
-from zookeeper.store.table import IDENTITY, concatenate, to_frame
+from zookeeper.store.table import IDENTITY, concatenate
 
 _EMPTY = pa.schema([("model_id", pa.string()), ("epoch", pa.int64())])
 
@@ -32,9 +32,9 @@ def read_tables(root: Path, records: tuple[CommitRecord, ...]) -> pa.Table:
 def order_rows(header: ZooHeader, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
     """Order a table of all stored rows by model and epoch, dropping later duplicates."""
     models = pd.Index(header.models)
-    identity = to_frame(table.select(list(IDENTITY)))
-    rank = models.get_indexer(pd.Index(identity["model_id"]))
-    epoch = identity["epoch"].to_numpy()
+    ids = table.column(IDENTITY[0]).combine_chunks().dictionary_encode()
+    rank = models.get_indexer(pd.Index(ids.dictionary.to_pandas()))[ids.indices.to_numpy()]
+    epoch = table.column(IDENTITY[1]).to_numpy()
     rows = np.lexsort((np.arange(len(rank)), epoch, rank)).astype(np.int64)
     repeated = np.zeros(len(rows), dtype=bool)
     repeated[1:] = (np.diff(rank[rows]) == 0) & (np.diff(epoch[rows]) == 0)

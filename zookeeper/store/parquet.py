@@ -28,6 +28,7 @@ from zookeeper.store.table import WEIGHTS
 SHARD_FORMAT = "zookeeper.shard"
 SHARD_VERSION = 1
 _PAGE_BYTES = 1 << 30
+_TABLE_LINES = 1 << 26  # the most that pyarrow puts into a row group
 _ELEMENT = f"{WEIGHTS}.list.element"
 _ARROW = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.binary(2), "float64": pa.float64()}
 _FAILURES = (pa.ArrowException, OSError, KeyError, AttributeError, ValueError, TypeError)
@@ -132,9 +133,9 @@ def describe_shard(path: Path) -> tuple[Encoding, int, str]:
 
 
 def encode_table(table: pa.Table) -> bytes:
-    """Encode a metadata table as a small Parquet file."""
+    """Encode a metadata table as a small Parquet file, in one row group so that its columns decode in one piece."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=_TABLE_LINES)
     return sink.getvalue()
 
 
@@ -142,6 +143,20 @@ def decode_table(data: bytes, where: str) -> pa.Table:
     """Decode `encode_table`; raises `StoreError` if the bytes are damaged."""
     try:
         return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{where}: cannot be decoded ({error}). Restore it from a copy.") from error
+
+
+def decode_hashed_table(data: bytes, where: str) -> pa.Table:
+    """Decode `encode_table` from bytes that were compared with their hash, so that pages need no check of their own.
+
+    Text comes as dictionaries, as it is stored: a zoo of millions of rows is opened without spelling them out.
+    """
+    try:
+        schema = pq.read_schema(pa.BufferReader(data))
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
+            return file.read()  # whole columns: `read_table` hands out thousands of lines at a time
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{where}: cannot be decoded ({error}). Restore it from a copy.") from error
 

@@ -25,7 +25,7 @@ from zookeeper.errors import InputError, StoreError
 from zookeeper.store.encoding import Floats
 from zookeeper.store.files import hash_file
 from zookeeper.store.records import CommitRecord, StoredFile
-from zookeeper.store.shards import RowDecoder, SpanDecoder, read_exactly, spread_spans
+from zookeeper.store.shards import OpenFile, RowDecoder, SpanDecoder, read_exactly, spread_spans
 
 _MAX_OPEN = 256
 _MAX_DECODERS = 16
@@ -43,7 +43,7 @@ class RowReader:
         self._remote = locate  # where shards are, if not below the root; checks them as `check_file` does
         self._starts = np.cumsum([0, *(record.num_rows for record in records)], dtype=np.int64)
         self._offsets: npt.NDArray[np.int64] | None = None
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._decoders: OrderedDict[int, RowDecoder | SpanDecoder] = OrderedDict()
         self._lock = threading.RLock()
         weakref.finalize(self, _close_all, self._open, self._decoders)
@@ -128,23 +128,18 @@ class RowReader:
         runs = zip(shards[starts].tolist(), offsets[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
         for shard, offset, start, stop in runs:
             if offset >= 0:
-                self._copy(shard, offset, target[row_bytes * start : row_bytes * stop])
+                read_exactly(self._file(shard), offset, target[row_bytes * start : row_bytes * stop])
 
-    def _copy(self, shard: int, offset: int, target: memoryview) -> None:
-        read_exactly(self._descriptor(shard), offset, target, self._root / self._records[shard].shard.file)
-
-    def _descriptor(self, shard: int) -> int:
-        descriptor = self._open.get(shard)
-        if descriptor is None:
-            path = self._locate(self._records[shard].shard)
-            descriptor = os.open(path, os.O_RDONLY)
-            self._open[shard] = descriptor
+    def _file(self, shard: int) -> OpenFile:
+        file = self._open.get(shard)
+        if file is None:
+            file = self._open[shard] = OpenFile.of(self._locate(self._records[shard].shard))
             most = _MAX_OPEN if self._remote is None else _MAX_DECODERS  # open files keep their place on the disk
             if len(self._open) > min(most, max(8, os.sysconf("SC_OPEN_MAX") // 4)):
-                os.close(self._open.popitem(last=False)[1])
+                os.close(self._open.popitem(last=False)[1].descriptor)
         else:
             self._open.move_to_end(shard)
-        return descriptor
+        return file
 
     def _decoder(self, shard: int) -> RowDecoder | SpanDecoder:
         decoder = self._decoders.get(shard)
@@ -218,9 +213,9 @@ def _span_offsets(record: CommitRecord) -> npt.NDArray[np.int64] | None:
     return spread_spans(spans, row_bytes) if plausible else None
 
 
-def _close_all(descriptors: OrderedDict[int, int], decoders: OrderedDict[int, RowDecoder | SpanDecoder]) -> None:
+def _close_all(files: OrderedDict[int, OpenFile], decoders: OrderedDict[int, RowDecoder | SpanDecoder]) -> None:
     """Close what a reader holds open; at the exit of the interpreter this runs while modules are still there."""
-    while descriptors:
-        os.close(descriptors.popitem()[1])
+    while files:
+        os.close(files.popitem()[1].descriptor)
     while decoders:
         decoders.popitem()[1].close()

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -135,9 +135,9 @@ class SpanDecoder:
     """Rows of one uncompressed shard whose elements are not float32: copied, then converted."""
 
     def __init__(self, path: Path, record: CommitRecord, offsets: npt.NDArray[np.int64]) -> None:
-        self._path, self._dtype, self._offsets = path, record.encoding.dtype, offsets
+        self._dtype, self._offsets = record.encoding.dtype, offsets
         self._stored, self._width = record.encoding.stored, record.num_weights
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._file = OpenFile.of(path)
 
     usable = True
 
@@ -149,7 +149,7 @@ class SpanDecoder:
         starts = np.concatenate([[0], np.flatnonzero(np.diff(offsets) != row_bytes) + 1])
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
             run = target[row_bytes * start : row_bytes * stop]
-            read_exactly(self._descriptor, int(offsets[start]), run, self._path)
+            read_exactly(self._file, int(offsets[start]), run)
         into = _as_slice(where)
         if isinstance(into, slice):
             decode_floats(stored, self._dtype, out[into])
@@ -160,17 +160,30 @@ class SpanDecoder:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        os.close(self._file.descriptor)
 
 
-def read_exactly(descriptor: int, offset: int, target: memoryview, path: Path) -> None:
+class OpenFile(NamedTuple):
+    """A descriptor beside the path it was opened at."""
+
+    descriptor: int
+    path: Path
+
+    @classmethod
+    def of(cls, path: Path) -> OpenFile:
+        """Open a file for reading."""
+        return cls(os.open(path, os.O_RDONLY), path)
+
+
+def read_exactly(file: OpenFile, offset: int, target: memoryview) -> None:
     """Fill ``target`` from a file's bytes at ``offset``; raises `StoreError` if the file ends before."""
     done = 0
     while done < len(target):
-        count = os.preadv(descriptor, [target[done:]], offset + done)
+        count = os.preadv(file.descriptor, [target[done:]], offset + done)
         if count == 0:
             raise StoreError(
-                f"{path}: ends at byte {offset + done}; the file was cut while it was open. Restore it from a copy."
+                f"{file.path}: ends at byte {offset + done}; the file was cut while it was open. "
+                "Restore it from a copy."
             )
         done += count
 

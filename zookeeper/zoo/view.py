@@ -16,7 +16,7 @@ from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.query import select, suggest
 from zookeeper.store.header import ImageShape, ZooHeader
-from zookeeper.store.table import PROPERTIES, factor_names
+from zookeeper.store.table import PROPERTIES, factor_names, widen
 from zookeeper.zoo.sources import RowSource
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Zoo:
     @property
     def frame(self) -> pd.DataFrame:
         """One line per checkpoint, index 0..N-1: identity, factors, properties, split, status."""
-        return self._frame.copy(deep=False)
+        return self._spelled_out.copy(deep=False)
 
     @cached_property
     def models(self) -> pd.DataFrame:
@@ -86,7 +86,7 @@ class Zoo:
             return self.frame
         model = ["model_id", ZOO] if self._parts else ["model_id"]
         last = self._frame.groupby(model, sort=False)["epoch"].idxmax()
-        return self._frame.loc[last.to_numpy()].reset_index(drop=True)
+        return widen(self._frame.loc[last.to_numpy()].reset_index(drop=True))
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -404,7 +404,7 @@ class Zoo:
         if name not in self._frame.columns:
             raise InputError(f"{self.source}: unknown column {name!r}. {suggest(name, self._frame.columns)}")
         if not pd.api.types.is_numeric_dtype(self._frame[name].dtype):
-            raise InputError(f"{self.source}: column {name!r} holds {self._frame[name].dtype}; expected numbers.")
+            raise InputError(f"{self.source}: column {name!r} holds text; expected numbers.")
         return self._frame[name].to_numpy(dtype=np.float64)
 
     def __repr__(self) -> str:
@@ -426,6 +426,10 @@ class Zoo:
                 lines.append(f"  best {name}: {best[name]:.4f} ({best['model_id']}, epoch {best['epoch']})")
                 break
         return "\n".join(lines)
+
+    @cached_property
+    def _spelled_out(self) -> pd.DataFrame:
+        return widen(self._frame)
 
     @cached_property
     def _positions(self) -> dict[str, npt.NDArray[np.int64]]:
