@@ -47,18 +47,23 @@ INNER_ARROWS: dict[str, set[str]] = {
     "sampling": set(),
     "baselines": {"weights"},
     "report": set(),
-    "analysis": {"weights"},
+    "analysis": {"weights", "baselines"},
     "training": {"config", "weights", "models", "objectives", "report"},
     "tasks": {"config", "weights", "models", "objectives", "sampling", "baselines", "training"},
     "studies": {"config", "weights", "models", "sampling", "baselines", "training", "tasks", "analysis", "report"},
     "cli": {"config", "baselines", "sampling", "training", "tasks", "studies", "report", "door"},
 }
+INNER_ARROWS["cli_study"] = {"report", "studies"}
+INNER_ARROWS["cli"] = INNER_ARROWS["cli"] | {"cli_study"}
+INNER_ARROWS["cli_tasks"] = INNER_ARROWS["cli"] - {"studies"}
+INNER_ARROWS["cli"].add("cli_tasks")
 FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("zookeeper/build/ray.py", "hyperrep/training/tune.py"),
     "h5py": ("zookeeper/store/hdf5.py",),
     "pyarrow": ("zookeeper/store/", "zookeeper/publish/"),
     "yaml": ("zookeeper/spec/document.py",),
     "triton": ("zookeeper/population/triton_kernels.py",),
+    "fsspec": ("zookeeper/store/remote.py",),
 }
 TORCH_FREE = ("zookeeper.spec", "zookeeper.store", "zookeeper", "zookeeper.zoo", "zookeeper.query", "zookeeper.errors")
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc", "tools"}

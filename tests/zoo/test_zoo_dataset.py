@@ -321,7 +321,7 @@ def test_opening_and_querying_import_no_torch(zoo: Zoo) -> None:
         f"zoo = zookeeper.open({str(zoo.path)!r})\n"
         "assert len(zoo.query('epoch == 3').weights()) == 6\n"
         "repr(zoo), zoo.models, zoo.layout, zoo.trajectory('ffff'), list(zoo.batches(10))\n"
-        "assert not {'torch', 'ray', 'h5py', 'yaml'} & set(sys.modules), 'use'\n"
+        "assert not {'torch', 'ray', 'h5py', 'yaml', 'fsspec', 'aiohttp'} & set(sys.modules), 'use'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
