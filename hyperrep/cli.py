@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from hyperrep.cli_tasks import COMMANDS
 from zookeeper.errors import InputError
 from zookeeper.terminal import run_app
 
@@ -29,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+for command in COMMANDS:
+    app.command()(command)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML file.", show_default=False)]
 ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]

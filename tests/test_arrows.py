@@ -55,7 +55,7 @@ INNER_ARROWS: dict[str, set[str]] = {
 }
 INNER_ARROWS["cli_study"] = {"report", "studies"}
 INNER_ARROWS["cli"] = INNER_ARROWS["cli"] | {"cli_study"}
-INNER_ARROWS["cli_tasks"] = INNER_ARROWS["cli"] - {"studies"}
+INNER_ARROWS["cli_tasks"] = {"baselines", "sampling", "training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_tasks")
 FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("zookeeper/build/ray.py", "hyperrep/training/tune.py"),

@@ -58,7 +58,7 @@ def decode_other_zoo(
         If sides are exchanged, or rows do not fit an autoencoder or the architecture.
     """
     for role in ("train", "test"):
-        if splits[role].role != role:  # type: ignore[index]
+        if splits[role].role != role:
             raise InputError(f"other zoo: expected models of the {role} split.")
     test, train = splits["test"], splits["train"]
     classes = examiner.classes(test.rows, "test")
