@@ -32,7 +32,9 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "contrast": "ntxent", "behaviour": "squared", "distillation_temperature": 2.0, "cycle": 0.0,
             "query_set": [{"source": "zoo", "share": 1.0, "root": None, "path": None}], "scales": "none",
         },
-        "training": {"stopping": None, "tensorboard": False},
+        "training": {
+            "stopping": None, "tensorboard": False, "precision": "float32", "compile": False, "recompute": False,
+        },
     }
 )  # fmt: skip
 

@@ -36,7 +36,10 @@ class TrainingSection(Section):
 
     Give ``steps`` or ``epochs`` (passes over the train rows). ``warmup`` is a share of all steps,
     ``clip`` the largest norm of the gradient (0: no limit). ``threads`` is applied by the command line.
-    ``stopping`` ends a training early; ``tensorboard`` writes events beside ``log.csv``.
+    ``precision: bf16`` multiplies the autoencoder's matrices in bfloat16, ``compile`` fuses its operations: both
+    change digits, not what is saved. ``recompute`` keeps no activations, so that memory does not grow with the batch,
+    for a third more time. ``stopping`` ends a training early; ``tensorboard`` writes events beside
+    ``log.csv``.
     """
 
     steps: PositiveInt | None = None
@@ -52,6 +55,9 @@ class TrainingSection(Section):
     evaluate_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 250
     log_every: PositiveInt = 10
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    recompute: bool = False
     stopping: StoppingSection | None = None
     tensorboard: bool = False
 

@@ -20,6 +20,7 @@ from hyperrep.objectives.behaviour import (
 from hyperrep.objectives.composite import SCALED_PARTS, LossParts, compose, part_weights
 from hyperrep.objectives.contrast import contrast_loss, positive_contrast_loss
 from hyperrep.objectives.structure import cycle_loss, structure_loss
+from hyperrep.training.arithmetic import Pass, in_pieces, training_passes
 from hyperrep.training.data import FitData
 from hyperrep.training.queries import draw_queries
 from hyperrep.training.ranks import SINGLE, Ranks
@@ -78,6 +79,10 @@ class Objective:
         """Whether the loss needs decoded networks at all; E_c does not."""
         return self.config.loss.gamma < 1 or self.config.loss.cycle > 0
 
+    @cached_property
+    def _training_passes(self) -> tuple[Pass, Pass]:
+        return training_passes(self.hyper.model, self.config.training)
+
     def train_loss(self, rows: torch.Tensor, step: int) -> LossParts:
         """Parts of the loss of rows ``[N, P]`` at a step; only parts with positive weight are computed.
 
@@ -104,11 +109,18 @@ class Objective:
             with torch.no_grad():
                 logits = outputs_of(self.data.population, rows[self.ranks.own(len(rows))], queries)
             networks = self.hyper.as_networks(forward.decoded)
-            behaviour = self._behaviour(outputs_of(self.data.population, networks, queries), logits)
+            behaviour = self._behaviour(self._decoded_outputs(networks, queries), logits)
         share = self.ranks.share(len(rows))
         means = {"structure": structure, "behaviour": behaviour, "cycle": forward.cycle}
         parts = {name: part * share if share < 1 else part for name, part in means.items() if part is not None}
         return self._compose(parts if contrast is None else {"contrast": contrast, **parts})
+
+    def _decoded_outputs(self, networks: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        population = self.data.population
+        assert population is not None
+        if not self.config.training.recompute:
+            return outputs_of(population, networks, queries)
+        return in_pieces(lambda piece: population.forward(piece, queries), networks)
 
     def values_of(self, parts: LossParts) -> dict[str, float]:
         """Plain numbers by name, of the whole batch, without the parts that were not computed."""
@@ -240,14 +252,15 @@ class Objective:
             )
             rows = rows[own]
         place = None if window is None else Place(window.mask, window.positions)
-        latents = hyper.model.encode(tokens, place)
+        encode_pass, decode_pass = self._training_passes if augmented else (hyper.model.encode, hyper.model.decode)
+        latents = encode_pass(tokens, place)
         num_decoded = len(rows) * min(num_views, self.config.loss.decoded_views)
         views = views[:num_decoded]
         if not decode:
             return _Forward(views, latents, None, None, window)
-        decoded_tokens = hyper.model.decode(latents[:num_decoded], place)
+        decoded_tokens = decode_pass(latents[:num_decoded], place)
         decoded = hyper.rows_of(decoded_tokens) if window is None else hyper.rows_with(decoded_tokens, window, views)
         cycle = None
         if self.config.loss.cycle > 0:
-            cycle = cycle_loss(latents[:num_decoded], hyper.model.encode(decoded_tokens, place))
+            cycle = cycle_loss(latents[:num_decoded], encode_pass(decoded_tokens, place))
         return _Forward(views, latents, decoded, cycle, window)
