@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import numpy as np
-
+from hyperrep.sampling.average import AnchorAverage
+from hyperrep.sampling.counterfactual import Counterfactual
+from hyperrep.sampling.crossover import Crossover
+from hyperrep.sampling.flow import LatentFlow
+from hyperrep.sampling.gan import LatentGan
+from hyperrep.sampling.interface import FittedSampler, Sampler
+from hyperrep.sampling.kde import Kde
+from hyperrep.sampling.neighbour import Neighbour
+from hyperrep.sampling.noise import AnchorNoise
 from hyperrep.sampling.pca_kde import FittedPcaKde, PcaKde
+from hyperrep.sampling.registry import SAMPLERS, build_sampler, describe_sampler
+from hyperrep.sampling.uniform import Uniform
 
-__all__ = ["FittedPcaKde", "FittedSampler", "PcaKde", "Sampler"]
-
-
-class FittedSampler(Protocol):
-    """A density over latents that can be drawn from."""
-
-    def sample(self, num: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw latents ``[num, F]``; the generator alone decides which."""
-        ...
-
-
-class Sampler(Protocol):
-    """Settings of a density; `fit` leaves them unchanged."""
-
-    def fit(self, anchors: np.ndarray) -> FittedSampler:
-        """Fit the density to flattened latents ``[N, F]`` of anchor models."""
-        ...
+__all__ = [
+    "SAMPLERS",
+    "AnchorAverage",
+    "AnchorNoise",
+    "Counterfactual",
+    "Crossover",
+    "FittedPcaKde",
+    "FittedSampler",
+    "Kde",
+    "LatentFlow",
+    "LatentGan",
+    "Neighbour",
+    "PcaKde",
+    "Sampler",
+    "Uniform",
+    "build_sampler",
+    "describe_sampler",
+]
