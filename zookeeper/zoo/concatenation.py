@@ -56,7 +56,7 @@ def concatenate(zoos: Mapping[str, Zoo] | Sequence[Zoo]) -> Zoo:
         raise InputError("concatenate: expected at least one zoo, got none.")
     parts: dict[str, ZooHeader] = {}
     for name, zoo in given:
-        for own, header in (zoo._parts or {name: zoo.header}).items():
+        for own, header in _parts_of(name, zoo).items():
             if own in parts:
                 raise InputError(
                     f"concatenate: two zoos are called {own!r}; expected distinct names. "
@@ -74,6 +74,13 @@ def concatenate(zoos: Mapping[str, Zoo] | Sequence[Zoo]) -> Zoo:
         _reader=joint,
         _parts=parts,
     )
+
+
+def _parts_of(name: str, zoo: Zoo) -> dict[str, ZooHeader]:
+    """The zoos that a view holds rows of, or the one it is of."""
+    if not zoo._parts:
+        return {name: zoo.header}
+    return {str(part): zoo._parts[part] for part in zoo._frame[ZOO].unique()}
 
 
 def _labelled(name: str, zoo: Zoo) -> pd.DataFrame:
@@ -97,9 +104,9 @@ def _joint_frame(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
             raise InputError(
                 f"concatenate: column {name!r} holds {' here and '.join(sorted(kinds))} there; expected one kind."
             )
-    # parts in which nothing is known about a column have no say in its type
-    known = [frame.dropna(axis="columns", how="all") if len(frame) else frame.iloc[:, :0] for frame in frames]
-    joint = pd.concat(known, ignore_index=True)
+    # zoos in which nothing is known about a column have no say in its type
+    known = [frame.dropna(axis="columns", how="all") for frame in frames if len(frame)]
+    joint = pd.concat(known or frames, ignore_index=True)
     order = [*IDENTITY, *factor_names(name for name in columns if name != ZOO), *PROPERTIES, *PROVENANCE, ZOO]
     return joint.reindex(columns=[name for name in order if name in columns])
 

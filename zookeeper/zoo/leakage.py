@@ -142,8 +142,8 @@ def find_leaks(
 
 def _model_table(zoo: Zoo) -> pd.DataFrame:
     """One line per model: id, factors, layout."""
-    table = zoo.frame[["model_id", *zoo.factors]].assign(_layout=zoo.layout_digests)
-    return table.drop_duplicates("model_id")
+    first = ~zoo.frame.duplicated(zoo.model_key).to_numpy(dtype=np.bool_)
+    return zoo.frame.loc[first, ["model_id", *zoo.factors]].assign(_layout=zoo.layout_digests[first])
 
 
 def _shared(joint: pd.DataFrame, kind: LeakKind, columns: list[str]) -> Leak:

@@ -56,10 +56,11 @@ class Zoo:
     source: str
     header: ZooHeader
     _root: Path | None
-    _frame: pd.DataFrame
+    _table: pd.DataFrame
     _rows: npt.NDArray[np.int64]
     _reader: RowSource
     _parts: Mapping[str, ZooHeader] = field(default_factory=dict)
+    _lines: npt.NDArray[np.integer[Any]] | None = None
 
     @property
     def path(self) -> Path:
@@ -84,9 +85,13 @@ class Zoo:
         """One line per model: its factors and the properties of its last checkpoint in this view."""
         if len(self) == 0:
             return self.frame
-        model = ["model_id", ZOO] if self._parts else ["model_id"]
-        last = self._frame.groupby(model, sort=False)["epoch"].idxmax()
+        last = self._frame.groupby(self.model_key, sort=False)["epoch"].idxmax()
         return widen(self._frame.loc[last.to_numpy()].reset_index(drop=True))
+
+    @property
+    def model_key(self) -> list[str]:
+        """Columns that tell models apart: ``model_id``, and in a concatenation ``zoo``."""
+        return ["model_id", ZOO] if self._parts else ["model_id"]
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -428,6 +433,11 @@ class Zoo:
         return "\n".join(lines)
 
     @cached_property
+    def _frame(self) -> pd.DataFrame:
+        """Lines of this view, text as categories; who wants rows only never pays for them."""
+        return self._table if self._lines is None else self._table.iloc[self._lines].reset_index(drop=True)
+
+    @cached_property
     def _spelled_out(self) -> pd.DataFrame:
         return widen(self._frame)
 
@@ -437,5 +447,5 @@ class Zoo:
         return {str(model): np.asarray(positions, np.int64) for model, positions in groups.items()}
 
     def _view(self, positions: npt.NDArray[np.integer[Any]]) -> Zoo:
-        frame = self._frame.iloc[positions].reset_index(drop=True)
-        return replace(self, _frame=frame, _rows=self._rows[positions])
+        lines = positions if self._lines is None else self._lines[positions]
+        return replace(self, _lines=lines, _rows=self._rows[positions])
