@@ -57,6 +57,8 @@ INNER_ARROWS["cli_study"] = {"report", "studies"}
 INNER_ARROWS["cli"] = INNER_ARROWS["cli"] | {"cli_study"}
 INNER_ARROWS["cli_tasks"] = {"baselines", "sampling", "training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_tasks")
+INNER_ARROWS["cli_align"] = {"training", "tasks", "report"}
+INNER_ARROWS["cli"].add("cli_align")
 FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("zookeeper/build/ray.py", "hyperrep/training/tune.py"),
     "h5py": ("zookeeper/store/hdf5.py",),

@@ -59,16 +59,7 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
     Test rows and test images are not read. Without a val split there is no validation; without a
     specification of the images it measures no behaviour.
     """
-    factors = zoo.frame[["architecture", "activation"]].drop_duplicates()
-    if len(factors) != 1:
-        raise InputError(
-            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first."
-        )
-    architecture, activation = (str(value) for value in factors.iloc[0])
-    if ":" in architecture and not allow_import:
-        raise InputError(
-            f"{zoo.path}: architecture {architecture!r} would import code. If you trust it, pass allow_import=True."
-        )
+    architecture, activation = _architecture_of(zoo, allow_import=allow_import)
     image = zoo.image
     population = load_population(architecture, activation, image.shape, image.num_classes)
     if population.layout.digest != zoo.layout.digest:
@@ -76,13 +67,6 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
             f"{zoo.path}: its rows are not those of {architecture} as it is now; expected layout "
             f"{population.layout.digest}, got {zoo.layout.digest}. The architecture changed; build the zoo again."
         )
-    network = build_network(
-        architecture,
-        in_channels=image.channels,
-        image_size=(image.height, image.width),
-        num_classes=image.num_classes,
-        activation=activation,
-    )
     rows, targets, num_left_out = _read_rows(config, zoo, "train")
     has_val = "split" in zoo.frame and bool((zoo.frame["split"] == "val").any())
     val_rows, val_targets, _ = _read_rows(config, zoo, "val") if has_val else (None, None, 0)
@@ -101,7 +85,7 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         rows=rows,
         layout=zoo.layout,
         population=population,
-        permutations=Symmetry.of(network, image.shape),
+        permutations=read_symmetry(zoo, allow_import=allow_import),
         queries=None if images is None else torch.from_numpy(images.normalised("train")),
         val_rows=val_rows,
         val_queries=None if images is None or images.count("val") == 0 else torch.from_numpy(images.normalised("val")),
@@ -110,6 +94,41 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         targets=targets,
         val_targets=val_targets,
     )
+
+
+def read_symmetry(zoo: Zoo, *, allow_import: bool = False) -> Symmetry:
+    """Derive the permutations that keep the function of a zoo's networks, all of one architecture.
+
+    Raises
+    ------
+    InputError
+        If the zoo mixes architectures, or names one as ``python.path:factory`` without ``allow_import``.
+    """
+    architecture, activation = _architecture_of(zoo, allow_import=allow_import)
+    image = zoo.image
+    network = build_network(
+        architecture,
+        in_channels=image.channels,
+        image_size=(image.height, image.width),
+        num_classes=image.num_classes,
+        activation=activation,
+    )
+    return Symmetry.of(network, image.shape)
+
+
+def _architecture_of(zoo: Zoo, *, allow_import: bool) -> tuple[str, str]:
+    """Architecture and activation of all networks of a zoo; one that would import code needs permission."""
+    factors = zoo.frame[["architecture", "activation"]].drop_duplicates()
+    if len(factors) != 1:
+        raise InputError(
+            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first."
+        )
+    architecture, activation = (str(value) for value in factors.iloc[0])
+    if ":" in architecture and not allow_import:
+        raise InputError(
+            f"{zoo.path}: architecture {architecture!r} would import code. If you trust it, pass allow_import=True."
+        )
+    return architecture, activation
 
 
 def _load_other_queries(config: TrainConfig, images: ImageSet) -> dict[str, torch.Tensor]:
