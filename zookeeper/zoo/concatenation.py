@@ -69,7 +69,7 @@ def concatenate(zoos: Mapping[str, Zoo] | Sequence[Zoo]) -> Zoo:
         source=" + ".join(zoo.source for _, zoo in given),
         header=_joint_header(parts),
         _root=None,
-        _frame=_joint_frame([_labelled(name, zoo) for name, zoo in given]),
+        _table=_joint_frame([_labelled(name, zoo) for name, zoo in given]),
         _rows=np.concatenate(rows),
         _reader=joint,
         _parts=parts,

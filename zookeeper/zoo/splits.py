@@ -188,7 +188,7 @@ def _one_line_each(zoo: Zoo, columns: Sequence[str]) -> tuple[pd.DataFrame, npt.
     """One line per model, by model id, with columns that must be constant over each; and the line of every row."""
     wanted = list(dict.fromkeys((*zoo.model_key, *columns)))
     lines = zoo.frame[wanted]
-    numbers = lines.groupby(zoo.model_key, sort=True).ngroup().to_numpy(dtype=np.int64)
+    numbers = np.asarray(lines.groupby(zoo.model_key, sort=True).ngroup(), np.int64)
     models = lines.drop_duplicates()
     if len(models) > numbers.max(initial=-1) + 1:
         twice = models[models.duplicated(zoo.model_key)].iloc[0]
