@@ -98,7 +98,11 @@ class RowReader:
                 self._copy_runs(shards, offsets, out)
             for shard in np.unique(shards[offsets < 0]).tolist():
                 here = np.flatnonzero((shards == shard) & (offsets < 0))
-                self._decoder(shard).read(rows[here] - self._starts[shard], out, here)
+                decoder = self._decoder(shard)
+                for other in self._decoders.values():
+                    if other is not decoder:
+                        other.forget()
+                decoder.read(rows[here] - self._starts[shard], out, here)
 
     def close(self) -> None:
         """Close open files; reading opens them again."""

@@ -19,6 +19,7 @@ from zookeeper.store.records import CommitRecord, Spans
 
 _MAX_GROUPS = 1024  # a Parquet footer costs about 800 bytes per row group
 _KEPT_BYTES = 1 << 26  # a decoded group is kept for the next read unless it is huge
+_PIECE_BYTES = 1 << 20
 _MAX_GROUP_BYTES = 1 << 29  # one data page must stay below data_page_size, a chunk below 4 GiB
 
 
@@ -115,9 +116,13 @@ class RowDecoder:
                 decode_floats(self._group(number)[place], self._dtype, scratch)
                 out[target] = scratch
 
+    def forget(self) -> None:
+        """Let the kept group go."""
+        self._last = None
+
     def close(self) -> None:
         """Close the file, unless another process opened it."""
-        self._last = None
+        self.forget()
         if self.usable:
             self._file.close()
 
@@ -142,12 +147,18 @@ class SpanDecoder:
     usable = True
 
     def read(self, rows: npt.NDArray[np.int64], out: Floats, where: npt.NDArray[np.int64]) -> None:
-        """Read rows [n], numbered within the shard, into ``out[where]``."""
-        offsets, row_bytes = self._offsets[rows], self._stored.itemsize * self._width
-        stored: Stored = np.empty((len(rows), self._width), self._stored)
+        """Read rows [n], numbered within the shard, into ``out[where]``, a piece that fits into a cache at a time."""
+        step = max(1, _PIECE_BYTES // (self._stored.itemsize * self._width))
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            self._read_piece(self._offsets[rows[piece]], out, where[piece])
+
+    def _read_piece(self, offsets: npt.NDArray[np.int64], out: Floats, where: npt.NDArray[np.int64]) -> None:
+        row_bytes = self._stored.itemsize * self._width
+        stored: Stored = np.empty((len(offsets), self._width), self._stored)
         target = stored.data.cast("B")
         starts = np.concatenate([[0], np.flatnonzero(np.diff(offsets) != row_bytes) + 1])
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(offsets)], strict=True):
             run = target[row_bytes * start : row_bytes * stop]
             read_exactly(self._file, int(offsets[start]), run)
         into = _as_slice(where)
@@ -157,6 +168,9 @@ class SpanDecoder:
             scratch: Floats = np.empty(stored.shape, out.dtype)
             decode_floats(stored, self._dtype, scratch)
             out[where] = scratch
+
+    def forget(self) -> None:
+        """Nothing is kept."""
 
     def close(self) -> None:
         """Close the file."""
