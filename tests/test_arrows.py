@@ -35,6 +35,7 @@ ARROWS: dict[str, set[str]] = {
 ARROWS["cli_store"] = set(ARROWS)
 ARROWS["cli_interop"] = set(ARROWS)
 ARROWS["cli_look"] = set(ARROWS)
+ARROWS["cli_leaks"] = set(ARROWS)
 ARROWS["cli_publish"] = set(ARROWS)
 ARROWS["cli"] = set(ARROWS)
 # Rooms of hyperrep; besides these every one may see zookeeper, except its command line.
@@ -59,6 +60,8 @@ INNER_ARROWS["cli_tasks"] = {"baselines", "sampling", "training", "tasks", "repo
 INNER_ARROWS["cli"].add("cli_tasks")
 INNER_ARROWS["cli_align"] = {"training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_align")
+INNER_ARROWS["cli_sample"] = {"sampling", "training", "tasks", "report"}
+INNER_ARROWS["cli"].add("cli_sample")
 FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("zookeeper/build/ray.py", "hyperrep/training/tune.py"),
     "h5py": ("zookeeper/store/hdf5.py",),

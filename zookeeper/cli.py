@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from zookeeper.cli_interop import export, import_
+from zookeeper.cli_leaks import leaks
 from zookeeper.cli_look import diff, info, ls, query, report
 from zookeeper.cli_publish import publish
 from zookeeper.cli_store import convert, verify
@@ -235,7 +236,7 @@ def retrain(
         raise typer.Exit(3)
 
 
-for command in (info, query, ls, diff, report, convert, verify):
+for command in (info, query, ls, diff, leaks, report, convert, verify):
     app.command()(command)
 app.command()(publish)
 app.command("import")(import_)

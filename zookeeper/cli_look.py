@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zookeeper.terminal import JsonOption, ZooArgument, format_bytes, print_json, print_pairs, print_table
+from zookeeper.terminal import JsonOption, SourceArgument, ZooArgument, format_bytes, print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from zookeeper.difference import ZooDifference
@@ -53,7 +53,7 @@ def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
 
 
 def query(
-    zoo: ZooArgument,
+    zoo: SourceArgument,
     expression: Annotated[str, typer.Argument(help='pandas expression, e.g. "test_acc > .9 and epoch == 50"')],
     columns: Annotated[str | None, typer.Option("--columns", help="Comma-separated columns to print.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,

@@ -18,6 +18,7 @@ from zookeeper.errors import Terminated, ZooError
 
 INTERRUPTED = 130
 ZooArgument = Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)]
+SourceArgument = Annotated[str, typer.Argument(help="A zoo directory, or a URL.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DataRootOption = Annotated[
     Path | None,
