@@ -14,12 +14,13 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 NUM_ROWS, NUM_STEPS = 4800, 2
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "contrast + structure + behaviour": {},
     "contrast + structure": {"beta": 1.0},
     "all three, `recompute: true`": {"recompute": True},

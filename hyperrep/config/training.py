@@ -10,6 +10,8 @@ from hyperrep.config.numbers import NonNegative, NonNegativeInt, Positive, Posit
 from zookeeper.spec.document import Section
 from zookeeper.spec.problems import Problem, raise_problems
 
+Watched = Literal["total", "contrast", "structure", "behaviour", "cycle", "agreement", "probe_r2"]
+
 
 class AugmentSection(Section):
     """What changes between the views: permutation, share of erased models, deviation of added noise."""
@@ -26,7 +28,7 @@ class StoppingSection(Section):
     It stops when ``patience`` evaluations in a row did not gain more than ``min_gain`` over the best.
     """
 
-    value: Literal["total", "contrast", "structure", "behaviour", "cycle", "agreement", "probe_r2"] = "total"
+    value: Watched = "total"
     patience: PositiveInt = 5
     min_gain: NonNegative = 0.0
 

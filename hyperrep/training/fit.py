@@ -10,7 +10,6 @@ from hyperrep.training.data import FitData
 from hyperrep.training.journal import Journal
 from hyperrep.training.ranks import SINGLE, Ranks
 from hyperrep.training.saved import HyperRepresentation
-from hyperrep.training.stopping import check_stopping
 from hyperrep.training.trainer import Trainer, TrainingDivergedError
 
 __all__ = ["OnStep", "TrainingDivergedError", "fit"]
@@ -60,11 +59,8 @@ def fit(
     TrainingDivergedError
         If a part of the loss or the gradient is not finite; the weights were not changed by that step.
     """
-    data.check(config)
-    check_stopping(config, data)
-    settings, folder = config.training, Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer.open(config, data.to(settings.device), folder, resume=resume, ranks=ranks)
+    folder = Path(out)
+    trainer = Trainer.open(config, data, folder, resume=resume, ranks=ranks)
     with Journal(
         folder,
         config,
@@ -74,17 +70,7 @@ def fit(
         is_silent=not ranks.is_first,
     ) as journal:
         while not trainer.is_over:
-            values = trainer.step()
-            shown = trainer.is_due(settings.log_every)
-            if trainer.is_due(settings.evaluate_every):
-                values |= trainer.validate()
-                shown = True
-            if shown or trainer.is_over:
-                journal.show(trainer.done, values, lr=trainer.lr)
-            journal.tick()
-            if trainer.is_due(settings.checkpoint_every):
-                journal.flush()
-                trainer.save()
+            values = trainer.advance(journal)
             if on_step is not None:
                 on_step(trainer.done, values)
     return trainer.finish()

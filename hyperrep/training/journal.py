@@ -49,6 +49,10 @@ class Journal:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left and end."""
         self.flush()
         self._bar.close()
         if self._board is not None:

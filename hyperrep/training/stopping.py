@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from hyperrep.config import StoppingSection, TrainConfig
+from hyperrep.config.tune import RISING
 from hyperrep.training.data import FitData
 from zookeeper.errors import InputError
-
-RISING = ("agreement", "probe_r2")  # more is better; of the parts of the loss less is
 
 
 @dataclass(eq=False)
@@ -82,11 +81,8 @@ class Stopping:
         self.weights = weights
 
 
-def check_stopping(config: TrainConfig, data: FitData) -> None:
-    """Raise an InputError if the value that is watched would never be measured."""
-    settings = config.training.stopping
-    if settings is None:
-        return
+def check_watched(config: TrainConfig, data: FitData, value: str, where: str) -> None:
+    """Raise an InputError if a validation value that is watched would never be measured."""
     loss = config.loss
     decodes = loss.gamma < 1 or loss.cycle > 0
     judges = decodes and data.population is not None and data.val_queries is not None
@@ -99,10 +95,9 @@ def check_stopping(config: TrainConfig, data: FitData) -> None:
         "probe_r2": data.targets is not None and data.val_targets is not None,
         "total": judges or loss.beta == 1 or loss.gamma == 1,
     }
-    if data.val_rows is None or not measured[settings.value]:
+    if data.val_rows is None or not measured[value]:
         names = [name for name, is_measured in measured.items() if is_measured] if data.val_rows is not None else []
         raise InputError(
-            f"fit: training.stopping.value: {settings.value} is not measured here; expected one of "
-            f"{', '.join(names) or 'nothing, for there are no validation rows'}. Choose another value, or leave "
-            "training.stopping out."
+            f"{where}: {value} is not measured here; expected one of "
+            f"{', '.join(names) or 'nothing, for there are no validation rows'}. Choose another value."
         )

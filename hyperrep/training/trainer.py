@@ -15,11 +15,12 @@ from hyperrep.config import ScaleSection, TrainConfig, TrainingSection
 from hyperrep.objectives.composite import LossParts
 from hyperrep.training.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from hyperrep.training.data import FitData
+from hyperrep.training.journal import Journal
 from hyperrep.training.ranks import Ranks
 from hyperrep.training.ridge import best_r2
 from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.step import Objective
-from hyperrep.training.stopping import Stopping
+from hyperrep.training.stopping import Stopping, check_watched
 from hyperrep.training.streams import batch_of_step
 from hyperrep.weights.scaling import Scaling
 from zookeeper.errors import InputError, ZooError
@@ -59,8 +60,19 @@ class Trainer:
 
     @classmethod
     def open(cls, config: TrainConfig, data: FitData, folder: Path, *, resume: bool, ranks: Ranks) -> Trainer:
-        """Begin a training, or take up that of the folder's checkpoint; data lie on the training's device."""
+        """Begin a training, or take up that of the folder's checkpoint.
+
+        Raises
+        ------
+        InputError
+            If the data do not fit the configuration, or the checkpoint belongs to other data.
+        """
+        data.check(config)
         settings = config.training
+        if settings.stopping is not None:
+            check_watched(config, data, settings.stopping.value, "fit: training.stopping.value")
+        data = data.to(settings.device)
+        folder.mkdir(parents=True, exist_ok=True)
         if settings.num_rows_of_batch(len(data.rows)) < ranks.size:
             raise InputError(
                 f"fit: {ranks.size} processes share batches of {settings.num_rows_of_batch(len(data.rows))} rows; "
@@ -102,6 +114,21 @@ class Trainer:
     def is_due(self, every: int) -> bool:
         """Whether something that happens every so many steps happens now; always after the last step."""
         return self.is_over or self.done % every == 0
+
+    def advance(self, journal: Journal) -> dict[str, float]:
+        """Take one step and do what is due after it: validate, log, write the checkpoint; return what was measured."""
+        values = self.step()
+        shown = self.is_due(self.settings.log_every)
+        if self.is_due(self.settings.evaluate_every):
+            values |= self.validate()
+            shown = True
+        if shown or self.is_over:
+            journal.show(self.done, values, lr=self.lr)
+        journal.tick()
+        if self.is_due(self.settings.checkpoint_every):
+            journal.flush()
+            self.save()
+        return values
 
     def step(self) -> dict[str, float]:
         """Take one step and return the parts of the loss and the norm of the gradient.
@@ -145,7 +172,7 @@ class Trainer:
 
     def finish(self) -> HyperRepresentation:
         """Save the last weights, or with early stopping the best ones, as a hyper-representation."""
-        hyper = self.objective.hyper
+        hyper = replace(self.objective.hyper, aligner=self.objective.data.aligner)
         if self.stopping is not None and self.stopping.weights:
             hyper.model.load_state_dict(self.stopping.weights)
         hyper.model.eval()

@@ -49,15 +49,25 @@ def run_ray(jobs: Sequence[CohortJob], progress: BuildProgress, workers: Workers
     KeyboardInterrupt
         On Ctrl-C, after the workers were told to stop; `Terminated` on SIGTERM.
     """
-    _prepare_environment(workers)
-    import ray
-
-    # Ray prints what happens to its processes on stdout, which is for data, and has no switch for it
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), _cluster(ray, workers):
+    with quiet_ray(workers) as ray:
         _check_resources(ray, workers)
         task = ray.remote(num_cpus=workers.num_cpus, num_gpus=workers.num_gpus or 0.0, max_retries=0)(_build_in_worker)
         with _terminable() as stopped:
             return Loop(ray, task, progress, workers).run(jobs, stopped)
+
+
+@contextlib.contextmanager
+def quiet_ray(workers: Workers) -> Iterator[Any]:
+    """Yield Ray, connected to a cluster or to one of its own on this machine while the context lasts.
+
+    Nothing reaches stdout meanwhile: Ray prints there what happens to its processes and has no switch for it, and
+    stdout is for data.
+    """
+    _prepare_environment(workers)
+    import ray
+
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), _cluster(ray, workers):
+        yield ray
 
 
 def _build_in_worker(job: CohortJob) -> tuple[str, Beat | str]:
