@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hyperrep.config.align import AlignSection
 from hyperrep.config.loss import LossSection
 from hyperrep.config.model import ModelSection, TokenSection, WindowSection
 from hyperrep.config.numbers import NonNegativeInt
@@ -22,7 +23,7 @@ from zookeeper.spec.problems import Problem, raise_problems
 # value keeps its digest and its stored form.
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "": {"windows": None},
+        "": {"windows": None, "align": None},
         "tokens": {"encoding": "fixed"},
         "model": {
             "kind": "sane", "preset": None, "mlp_width": None, "compression_token": False, "bounded": False,
@@ -56,6 +57,7 @@ class TrainConfig(Section):
     loss: LossSection
     augment: AugmentSection = AugmentSection()
     windows: WindowSection | None = None
+    align: AlignSection | None = None
     training: TrainingSection
 
     @model_validator(mode="after")

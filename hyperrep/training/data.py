@@ -12,6 +12,7 @@ from hyperrep.config import TrainConfig
 from hyperrep.objectives.behaviour import Network
 from hyperrep.objectives.composite import part_weights
 from hyperrep.training.queries import check_queries
+from hyperrep.weights.alignment import Aligner
 from hyperrep.weights.views import Permutations
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
@@ -39,6 +40,8 @@ class FitData:
         Plain values about the zoo, saved with the model.
     query_images
         Other sources of queries by name, ``[n, C, H, W]`` each, brought to the form of ``queries``.
+    aligner
+        What aligned the rows (`aligned`), if anything did; saved with the model.
     targets, val_targets
         What the probe of validation reads off the latents, float64 ``[N]`` in the order of the rows: the models' test
         accuracy. Not trained on; None leaves the probe out.
@@ -55,6 +58,12 @@ class FitData:
     query_images: Mapping[str, torch.Tensor] = field(default_factory=dict)
     targets: torch.Tensor | None = None
     val_targets: torch.Tensor | None = None
+    aligner: Aligner | None = None
+
+    def aligned(self, aligner: Aligner) -> FitData:
+        """Align train and validation rows; the aligner stays with the data and with what is trained on them."""
+        val_rows = None if self.val_rows is None else aligner.align(self.val_rows)
+        return replace(self, rows=aligner.align(self.rows), val_rows=val_rows, aligner=aligner)
 
     def to(self, device: str) -> FitData:
         """Move every tensor to a device."""
@@ -92,5 +101,8 @@ class FitData:
                     "fit: loss.beta below 1 needs a population and query images. Pass both or set beta to 1."
                 )
             check_queries(config.loss, self.queries, self.query_images)
+        if (config.align is None) != (self.aligner is None):
+            expected = "rows aligned by FitData.aligned" if config.align else "rows that were not, or a section align"
+            raise InputError(f"fit: alignment of data and configuration differ; expected {expected}.")
         if config.augment.permute and self.permutations is None:
             raise InputError("fit: augment.permute needs a source of permutations. Pass one or set it to false.")

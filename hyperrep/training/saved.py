@@ -19,6 +19,7 @@ from hyperrep.models.autoencoder import Autoencoder
 from hyperrep.training.building import build_autoencoder, build_tokens
 from hyperrep.training.passes import TILE, decode_windows, encode_windows, read_window, run_in_tiles, scale_back
 from hyperrep.training.streams import keyed_generator
+from hyperrep.weights.alignment import Aligner
 from hyperrep.weights.scaling import Scaling
 from hyperrep.weights.tokens import Tokeniser, TokenWindow
 from hyperrep.weights.windows import HaloWindow, plan_windows
@@ -56,6 +57,8 @@ class HyperRepresentation:
         Plain values about the zoo it was trained on; stored, never read.
     loss_scales
         What each part of the training loss was divided by; empty if nothing was.
+    aligner
+        Aligned the rows it was trained on, and aligns every row before it is encoded; None: rows stay as they are.
     """
 
     config: TrainConfig
@@ -64,6 +67,7 @@ class HyperRepresentation:
     model: Autoencoder
     provenance: Mapping[str, Any] = field(default_factory=dict)
     loss_scales: Mapping[str, float] = field(default_factory=dict)
+    aligner: Aligner | None = None
 
     @classmethod
     def initialise(
@@ -84,7 +88,7 @@ class HyperRepresentation:
         """Build the same encoder and decoder with initial weights, the baseline beside every probe."""
         fresh = self.initialise(self.config, self.layout, self.scaling, seed=seed, provenance=self.provenance)
         fresh.model.to(self.device)
-        return fresh
+        return replace(fresh, aligner=self.aligner)
 
     @cached_property
     def tokeniser(self) -> Tokeniser:
@@ -163,6 +167,8 @@ class HyperRepresentation:
                 f"encode: rows have shape {tuple(values.shape)}; expected [N, {self.layout.num_weights}]. "
                 "Check that the rows belong to the architecture this hyper-representation was trained on."
             )
+        if self.aligner is not None:
+            values = self.aligner.align(values)
         if self.windows is not None:
             return encode_windows(self.model, self.tokeniser, self.input_scaling, values, self.windows)
         return run_in_tiles(
@@ -215,11 +221,17 @@ class HyperRepresentation:
         )
 
     def reconstruct(self, rows: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Encode and decode rows ``[N, P]``."""
-        return self.decode(self.encode(rows))
+        """Encode and decode rows ``[N, P]``; units that alignment moved go back to their places."""
+        decoded = self.decode(self.encode(rows))
+        if self.aligner is None:
+            return decoded
+        index = self.aligner.match(torch.as_tensor(rows, dtype=torch.float32))
+        return decoded.gather(1, torch.from_numpy(self.aligner.symmetry.inverse(index)))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``model.safetensors``, ``config.json``, ``layout.json`` and ``scaling.json``; no pickle.
+
+        Of an aligned one also ``alignment.json`` (groups of units, seed) and ``alignment.safetensors`` (reference).
 
         Every file appears whole or not at all; ``config.json``, without which nothing loads, comes last.
         """
@@ -238,6 +250,10 @@ class HyperRepresentation:
         write_durable(folder / "model.safetensors", save_tensors(tensors))
         write_durable(folder / "layout.json", _json(self.layout.to_json()))
         write_durable(folder / "scaling.json", _json(self.scaling.to_json()))
+        if self.aligner is not None:
+            reference = self.aligner.reference.detach().cpu().float().contiguous()
+            write_durable(folder / "alignment.safetensors", save_tensors({"reference": reference}))
+            write_durable(folder / "alignment.json", _json(self.aligner.to_json()))
         write_durable(folder / "config.json", _json(header))
         return folder
 
@@ -263,13 +279,23 @@ def load(folder: str | Path) -> HyperRepresentation:
         raise InputError(f"{folder / 'layout.json'}: does not belong to config.json. Copy the whole folder again.")
     scaling = Scaling.from_json(_read_json(folder / "scaling.json"), layout)
     hyper = HyperRepresentation.initialise(config, layout, scaling, seed=0, provenance=header.get("zoo", {}))
-    hyper = replace(hyper, loss_scales=header.get("loss_scales", {}))
+    aligner = None if config.align is None else _load_aligner(folder, layout)
+    hyper = replace(hyper, loss_scales=header.get("loss_scales", {}), aligner=aligner)
     path = folder / "model.safetensors"
     try:
         hyper.model.load_state_dict(load_tensors(path.read_bytes()))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the whole folder again.") from error
     return hyper
+
+
+def _load_aligner(folder: Path, layout: WeightLayout) -> Aligner:
+    path = folder / "alignment.safetensors"
+    try:
+        reference = load_tensors(path.read_bytes())["reference"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Copy the whole folder again.") from error
+    return Aligner.from_json(_read_json(folder / "alignment.json"), layout, reference)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from hyperrep.config import TrainConfig
+from hyperrep.config.align import AlignSection
 from hyperrep.config.loss import NOISE, ZOO
 from hyperrep.objectives.composite import part_weights
 from hyperrep.training.data import FitData
 from hyperrep.training.fit import OnStep, fit
 from hyperrep.training.queries import load_query_images
 from hyperrep.training.saved import HyperRepresentation
+from hyperrep.weights.alignment import Aligner
 from zookeeper.build.job import image_json, load_population, load_spec_images
 from zookeeper.errors import InputError
 from zookeeper.images import ImageSet
@@ -67,9 +70,9 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
             f"{zoo.path}: its rows are not those of {architecture} as it is now; expected layout "
             f"{population.layout.digest}, got {zoo.layout.digest}. The architecture changed; build the zoo again."
         )
-    rows, targets, num_left_out = _read_rows(config, zoo, "train")
+    train = _read_rows(config, zoo, "train")
     has_val = "split" in zoo.frame and bool((zoo.frame["split"] == "val").any())
-    val_rows, val_targets, _ = _read_rows(config, zoo, "val") if has_val else (None, None, 0)
+    val = _read_rows(config, zoo, "val") if has_val else None
     needs_images = part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0
     images = load_zoo_images(zoo) if needs_images or zoo.header.spec is not None else None
     provenance: dict[str, Any] = {
@@ -78,22 +81,35 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         "layout_digest": zoo.layout.digest,
         "images": image.to_json(),
         "spec": None if zoo.header.spec is None else dict(zoo.header.spec),
-        "train_rows": len(rows),
-        "train_rows_left_out": num_left_out,
+        "train_rows": len(train.rows),
+        "train_rows_left_out": train.num_left_out,
     }
-    return FitData(
-        rows=rows,
+    symmetry = read_symmetry(zoo, allow_import=allow_import)
+    data = FitData(
+        rows=train.rows,
         layout=zoo.layout,
         population=population,
-        permutations=read_symmetry(zoo, allow_import=allow_import),
+        permutations=symmetry,
         queries=None if images is None else torch.from_numpy(images.normalised("train")),
-        val_rows=val_rows,
+        val_rows=None if val is None else val.rows,
         val_queries=None if images is None or images.count("val") == 0 else torch.from_numpy(images.normalised("val")),
         provenance=provenance,
         query_images={} if images is None or not needs_images else _load_other_queries(config, images),
-        targets=targets,
-        val_targets=val_targets,
+        targets=train.targets,
+        val_targets=None if val is None else val.targets,
     )
+    if config.align is None:
+        return data
+    return data.aligned(Aligner(symmetry, _reference(config.align, zoo, train), config.align.seed))
+
+
+def _reference(settings: AlignSection, zoo: Zoo, train: _Rows) -> torch.Tensor:
+    """The train row that all others are aligned to."""
+    if settings.reference == "first":
+        return train.rows[0]
+    if "val_acc" not in train.frame or train.frame["val_acc"].isna().all():
+        raise InputError(f"{zoo.path}: align.reference: no validation accuracy to find the best by; expected `first`.")
+    return train.rows[int(np.nanargmax(train.frame["val_acc"].to_numpy(dtype=np.float64)))]
 
 
 def read_symmetry(zoo: Zoo, *, allow_import: bool = False) -> Symmetry:
@@ -157,8 +173,24 @@ def load_zoo_images(zoo: Zoo) -> ImageSet:
     return images
 
 
-def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-    """Finite rows of one side of the split at the configured epochs, their test accuracy, how many were left out."""
+class _Rows(NamedTuple):
+    """Usable rows of one side of the split with their frame, and how many were left out."""
+
+    rows: torch.Tensor
+    frame: pd.DataFrame
+    num_left_out: int
+
+    @property
+    def targets(self) -> torch.Tensor | None:
+        """Test accuracy float64 ``[N]``; None unless that of every row is known."""
+        if "test_acc" not in self.frame:
+            return None
+        targets = torch.from_numpy(self.frame["test_acc"].to_numpy(dtype=np.float64, copy=True))
+        return targets if bool(targets.isfinite().all()) else None  # some zoos know it of some models alone
+
+
+def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> _Rows:
+    """Finite rows of one side of the split at the configured epochs."""
     part = zoo.split(split)
     epochs = config.epochs_of_zoo
     if epochs is not None:
@@ -175,7 +207,5 @@ def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> tuple[torch.Tensor,
         usable &= (part.frame["status"] == "ok").to_numpy()
     if not usable.any():
         raise InputError(f"{zoo.path}: the {split} split holds no usable checkpoint. Build the zoo to its end.")
-    targets = torch.from_numpy(part.column("test_acc")[usable]) if "test_acc" in part.frame else None
-    if targets is not None and not bool(targets.isfinite().all()):
-        targets = None  # a zoo of others may know the accuracy of some models alone
-    return torch.from_numpy(rows if usable.all() else rows[usable]), targets, int((~usable).sum())
+    kept = torch.from_numpy(rows if usable.all() else rows[usable])
+    return _Rows(kept, part.frame.loc[usable].reset_index(drop=True), int((~usable).sum()))

@@ -13,8 +13,9 @@ Algorithm 1. The second start and the exact test of each step are ours.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
-from zookeeper.nets.symmetry import GroupMember, IndexArray, Symmetry
+from zookeeper.nets.symmetry import GroupMember, IndexArray, PermutationGroup, Symmetry
 
 Values = NDArray[np.float64]
 _TOLERANCE = 1e-12  # of the product of both norms: what rounding can feign in float64
@@ -75,6 +76,35 @@ class Aligner:
                 f"align: the reference has shape {tuple(self.reference.shape)}; expected ({expected},), all finite. "
                 "Choose a network of this architecture that did not diverge."
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for storage, all but the weights of the reference; `from_json` restores an equal aligner."""
+        groups = [
+            {"name": group.name, "size": group.size, "members": [astuple(member) for member in group.members]}
+            for group in self.symmetry.groups
+        ]
+        return {"version": 1, "seed": self.seed, "groups": groups}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], layout: WeightLayout, reference: torch.Tensor) -> Aligner:
+        """Restore an aligner from `to_json` and the reference ``[P]``.
+
+        Raises
+        ------
+        InputError
+            If the version is unknown, or the groups do not belong to the layout.
+        """
+        if value.get("version") != 1:
+            raise InputError(f"alignment: unknown version {value.get('version')!r}; expected 1.")
+        groups = []
+        for group in value["groups"]:
+            members = tuple(GroupMember(str(name), int(axis), int(length)) for name, axis, length in group["members"])
+            for member in members:
+                shape, expected = layout.block(member.block).shape, int(group["size"]) * member.block_length
+                if member.axis not in range(len(shape)) or shape[member.axis] != expected:
+                    raise InputError(f"alignment: group {group['name']!r} does not fit {member.block} {shape}.")
+            groups.append(PermutationGroup(str(group["name"]), int(group["size"]), members))
+        return cls(Symmetry(layout, tuple(groups)), reference, int(value["seed"]))
 
     def align(self, rows: torch.Tensor) -> torch.Tensor:
         """Permute each of the rows ``[N, P]`` to match the reference: the same numbers in other columns.
