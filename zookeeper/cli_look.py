@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zookeeper.terminal import JsonOption, SourceArgument, ZooArgument, format_bytes, print_json, print_pairs, print_table
+from zookeeper.terminal import (
+    JsonOption,
+    SourceArgument,
+    ZooArgument,
+    format_bytes,
+    print_json,
+    print_pairs,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from zookeeper.difference import ZooDifference

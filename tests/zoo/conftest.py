@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.nets.registry import build_network
 from zookeeper.store.caches import finalise
+from zookeeper.store.encoding import Encoding
 from zookeeper.store.header import CohortEntry, ImageShape, ZooHeader, create_zoo
 from zookeeper.store.writer import Block, commit_block
-from zookeeper.zoo import Zoo
+from zookeeper.zoo import Zoo, write_rows
 from zookeeper.zoo import open as open_zoo
 
 IMAGE = ImageShape("tetris", 1, 4, 4, 4, {"seed": 0})
@@ -67,3 +69,31 @@ def build_zoo(truth: np.ndarray) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def zoo(build_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return open_zoo(build_zoo(tmp_path_factory.mktemp("zoo") / "toy"))
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Four networks on other images, so of another layout; ``1111`` is also in the toy zoo. HDF5, float64."""
+    networks = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        networks.append(build_network("mlp", in_channels=1, image_size=(6, 6), num_classes=3, activation="relu"))
+    layout = WeightLayout.of(networks[0])
+    rows = [layout.flatten({n: t.detach() for n, t in net.named_parameters()}).numpy() for net in networks]
+    frame = pd.DataFrame(
+        {
+            "model_id": ["1111", "x1", "x2", "x3"],
+            "epoch": [1, 1, 1, 2],
+            "architecture": "mlp",
+            "activation": "relu",
+            "lr": [1, 1, 2, 2],
+            "momentum": 0.9,
+            "seed": [3, 1, 2, 9],
+            "test_acc": [0.2, 0.3, 0.9, float("nan")],
+            "split": ["train", "val", "test", None],
+        }
+    )
+    path = tmp_path_factory.mktemp("other") / "other"
+    return write_rows(
+        path, rows, frame, layout, image=ImageShape("rings", 1, 6, 6, 3), store=Encoding("hdf5", "float64")
+    )

@@ -12,39 +12,7 @@ import pytest
 import torch
 
 from zookeeper.errors import InputError
-from zookeeper.nets.layout import WeightLayout
-from zookeeper.nets.registry import build_network
-from zookeeper.store.encoding import Encoding
-from zookeeper.store.header import ImageShape
 from zookeeper.zoo import Zoo, concatenate, write_rows
-
-OTHER_IMAGE = ImageShape("rings", 1, 6, 6, 3)
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """Four networks on other images, so of another layout; ``1111`` is also in the toy zoo. HDF5, float64."""
-    networks = []
-    for seed in range(4):
-        torch.manual_seed(seed)
-        networks.append(build_network("mlp", in_channels=1, image_size=(6, 6), num_classes=3, activation="relu"))
-    layout = WeightLayout.of(networks[0])
-    rows = [layout.flatten({n: t.detach() for n, t in net.named_parameters()}).numpy() for net in networks]
-    frame = pd.DataFrame(
-        {
-            "model_id": ["1111", "x1", "x2", "x3"],
-            "epoch": [1, 1, 1, 2],
-            "architecture": "mlp",
-            "activation": "relu",
-            "lr": [1, 1, 2, 2],
-            "momentum": 0.9,
-            "seed": [3, 1, 2, 9],
-            "test_acc": [0.2, 0.3, 0.9, float("nan")],
-            "split": ["train", "val", "test", None],
-        }
-    )
-    path = tmp_path_factory.mktemp("other") / "other"
-    return write_rows(path, rows, frame, layout, image=OTHER_IMAGE, store=Encoding("hdf5", "float64"))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +90,7 @@ def test_trajectories_and_networks(both: Zoo, zoo: Zoo, other: Zoo) -> None:
     with pytest.raises(InputError, match=r"'1111' is in toy and rings. Query one of them first, such as zoo == 'toy'"):
         both.trajectory("1111")
     assert both.query("zoo == 'rings'").row("1111", 1).tobytes() == other.row("1111", 1).tobytes()
-    assert both.query("zoo == 'rings'").image == OTHER_IMAGE
+    assert both.query("zoo == 'rings'").image == other.image
     with pytest.raises(InputError, match="mixes the images of toy, rings"):
         _ = both.image
     with pytest.raises(InputError, match="no folder of its own"):

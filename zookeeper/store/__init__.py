@@ -4,6 +4,6 @@
 rows become bytes, ``shards`` encodes and decodes them through ``parquet`` or ``hdf5``, ``table`` types their metadata,
 ``state`` the training state of an unfinished cohort, ``writer`` commits, ``reader`` reads rows back, ``metadata`` their
 table, ``caches`` finalises, ``lock`` admits one builder, ``orphans`` cleans up, ``collection`` writes finished rows as
-a new zoo, ``convert`` writes a zoo in another encoding. ``verify`` looks for damage (``contents``: for contradictions)
-and reports ``findings``, ``repair`` mends.
+a new zoo, ``convert`` writes a zoo in another encoding, ``remote`` brings zoos at URLs into a cache.
+``verify`` looks for damage (``contents``: for contradictions) and reports ``findings``, ``repair`` mends.
 """
