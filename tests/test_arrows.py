@@ -62,6 +62,8 @@ INNER_ARROWS["cli_align"] = {"training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_align")
 INNER_ARROWS["cli_sample"] = {"sampling", "training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_sample")
+INNER_ARROWS["cli_train"] = {"config", "training"}
+INNER_ARROWS["cli"].add("cli_train")
 FENCES: dict[str, tuple[str, ...]] = {
     "ray": ("zookeeper/build/ray.py", "hyperrep/training/tune.py"),
     "h5py": ("zookeeper/store/hdf5.py",),

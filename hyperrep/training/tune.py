@@ -10,7 +10,7 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def _run(source: str, settings: TuneConfig, num: int, zoo: str, out: Path) -> di
         return _statuses(tuner.fit())
 
 
-def _statuses(results: Iterable[Any]) -> dict[int, str]:
+def _statuses(results: Any) -> dict[int, str]:
     statuses = {}
     for result in results:
         number = int(result.config["number"])
