@@ -8,7 +8,6 @@ Learning", section 4.2.3, Tables 2 and 6.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,20 +16,12 @@ from scipy.spatial.distance import cdist, pdist
 
 from hyperrep.sampling import Sampler
 from hyperrep.tasks.behaviour import Examiner
+from hyperrep.tasks.method import Autoencoder as Autoencoder
+from hyperrep.tasks.method import Method
 from hyperrep.tasks.split import ZooSplit, select_on_validation
+from hyperrep.weights.alignment import Aligner
 from zookeeper.errors import InputError
-
-
-class Autoencoder(Protocol):
-    """The part of a hyper-representation that generation needs."""
-
-    def encode(self, rows: np.ndarray) -> np.ndarray | torch.Tensor:
-        """Rows ``[N, P]`` to latents ``[N, T, Z]``."""
-        ...
-
-    def decode(self, latents: np.ndarray) -> np.ndarray | torch.Tensor:
-        """Latents ``[N, T, Z]`` to rows ``[N, P]``."""
-        ...
+from zookeeper.nets.symmetry import Symmetry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +61,16 @@ class Anchors:
         threshold = float(np.sort(accuracy)[-rank])
         return cls(usable.where(accuracy >= threshold), threshold)
 
+    def aligned(self, symmetry: Symmetry, seed: int = 0) -> Anchors:
+        """Exchange hidden units of every anchor so that it matches the best one; no anchor's function changes.
+
+        Distances and diversity then count what permutations do not explain, and anchors can be mixed.
+        """
+        best = select_on_validation(self.checkpoints.frame)
+        rows = torch.from_numpy(np.require(self.checkpoints.rows, requirements=("C", "W")))
+        matched = Aligner(symmetry, rows[best], seed).align(rows).numpy()
+        return Anchors(ZooSplit("train", self.checkpoints.frame, matched), self.threshold)
+
     def __len__(self) -> int:
         return len(self.checkpoints)
 
@@ -79,12 +80,11 @@ def sample_rows(
 ) -> np.ndarray:
     """Draw ``num`` new networks, float32 ``[num, P]``: encode anchors, fit, sample, decode.
 
-    The same generator state gives the same networks.
+    The same generator state gives the same networks. No image is looked at; `hyperrep.tasks.selection` draws more
+    and keeps the best.
     """
-    latents = np.asarray(autoencoder.encode(anchors.checkpoints.rows))
-    density = sampler.fit(latents.reshape(len(latents), -1))
-    drawn = density.sample(num, generator).astype(latents.dtype)
-    return np.asarray(autoencoder.decode(drawn.reshape(num, *latents.shape[1:])), dtype=np.float32)
+    rows = anchors.checkpoints.rows
+    return Method(autoencoder, sampler).fit(rows).draw(num, generator).rows
 
 
 def examine_samples(rows: np.ndarray, anchors: Anchors, examiner: Examiner) -> pd.DataFrame:

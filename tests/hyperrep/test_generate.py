@@ -84,9 +84,9 @@ def test_samples_are_decoded_draws_and_repeat_with_the_seed() -> None:
     assert rows.shape == (8, 100)
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, sample_rows(Halves(), anchors, sampler, 8, np.random.default_rng(5)))
-    density = sampler.fit(Halves().encode(anchors.checkpoints.rows).reshape(len(anchors), -1))
+    density = sampler.fit(Halves().encode(anchors.checkpoints.rows).reshape(len(anchors), -1)).projection
     scores = (rows * 2 - density.mean) @ density.components.T
-    np.testing.assert_allclose(rows * 2, density.mean + scores @ density.components, atol=1e-4)
+    np.testing.assert_allclose(rows * 2, density.back(scores), atol=1e-4)
 
 
 def test_novelty_and_diversity_by_hand(examiner: Examiner) -> None:

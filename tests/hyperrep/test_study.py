@@ -196,7 +196,7 @@ def test_commands(finished: Path, tmp_path: Path) -> None:
     assert len(frame) == 80
     assert {"model_id", "epoch", "split", "fc1.z00", "fc2.z02"} <= set(frame.columns)
 
-    options = ["-n", "5", "--anchor-share", "1", "--components", "3", "--json"]
+    options = ["-n", "5", "--anchor-share", "1", "--set", "num_components=3", "--json"]
     result = runner.invoke(cli.app, ["sample", model, zoo, "--out", str(tmp_path / "s"), *options])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["num_samples"] == 5
@@ -229,7 +229,7 @@ def test_errors_are_one_line_and_exit_code_2(
         (["embed", model, str(tmp_path / "no"), "--out", "e.parquet"], "no zoo here"),
         (["embed", model, str(finished / "zoo"), "--out", "e.txt"], "unknown kind of file"),
         (["evaluate", str(tmp_path), str(finished / "zoo")], "cannot be read"),
-        (["sample", model, str(finished / "zoo"), "--out", str(tmp_path / "x"), "--bandwidth", "wide"], "bandwidth"),
+        (["sample", model, str(finished / "zoo"), "--out", "x", "--set", "bandwidth=wide"], "bandwidth"),
         (["sample", model, str(finished / "zoo"), "--out", str(tmp_path / "x")], "too few anchors"),
         (["study", str(tmp_path / "bad.yaml")], "epoch"),
     ):
