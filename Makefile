@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib;print(hashlib.sha256(open('pyproject.toml','rb').read()).hexdigest()[:16])")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-gpu bench-store clean
+.PHONY: help install demo test lint bench bench-gpu bench-store bench-tasks clean
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# \{0,1\}//'
@@ -38,6 +38,11 @@ bench: $(STAMP)
 
 bench-store: $(STAMP)  ## needs a digits zoo: zookeeper build zoo_specs/digits_cnn.yaml
 	$(BIN)/python benchmarks/storage.py --out benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/storage_large.py --out benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/storage_others.py --out benchmarks/RESULTS.md
+
+bench-tasks: $(STAMP)
+	$(BIN)/python benchmarks/evaluation.py --out benchmarks/RESULTS.md
 
 bench-gpu: $(STAMP)  ## needs an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/RESULTS.md

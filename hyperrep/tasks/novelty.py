@@ -63,19 +63,22 @@ def averaged_anchors(
 
     As few anchors are averaged as reach the distance: 2, 4, 8, ... An average of anchors cannot be arbitrarily
     far from all models (of k anchors at distance D of each other it is at most D sqrt((k - 1) / 2k) away); where
-    even all anchors are not far enough, the average of all stands and is not ``reached``.
+    none is far enough, the one that comes furthest stands and is not ``reached``.
     """
     num = len(anchors)
     orders = np.argsort(generator.random((len(wanted), num)), axis=1)
     starts = anchors[orders[:, 0]].astype(np.float64)
-    towards = np.zeros_like(starts)
-    short = np.ones(len(wanted), dtype=bool)
+    towards, furthest = np.zeros_like(starts), np.full(len(wanted), -np.inf)
+    short = np.arange(len(wanted))
     size = 1
-    while short.any() and size < num:
+    while len(short) and size < num:
         size = min(2 * size, num)
-        towards[short] = [anchors[order[:size]].mean(axis=0, dtype=np.float64) for order in orders[short]]
-        towards[short] -= starts[short]
-        short &= _Path.of(starts, towards, others).distances(np.ones(len(wanted))) < wanted
+        means = np.stack([anchors[order[:size]].mean(axis=0, dtype=np.float64) for order in orders[short]])
+        ends = _Path.of(starts[short], means - starts[short], others).distances(np.ones(len(short)))
+        better = ends > furthest[short]
+        towards[short[better]] = (means - starts[short])[better]
+        furthest[short] = np.maximum(furthest[short], ends)
+        short = short[ends < wanted[short]]
     return _place(_Path.of(starts, towards, others), wanted, np.ones(len(wanted)))
 
 
