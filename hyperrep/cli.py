@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from hyperrep.cli_sample import COMMANDS as SAMPLE_COMMANDS
+from hyperrep.cli_study import study_app
 from hyperrep.cli_tasks import COMMANDS
 from zookeeper.errors import InputError
 from zookeeper.terminal import run_app
@@ -31,8 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (*SAMPLE_COMMANDS, *COMMANDS):
+for command in COMMANDS:
     app.command()(command)
+app.add_typer(study_app, name="study")
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML file.", show_default=False)]
 ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]
@@ -93,6 +94,44 @@ def embed(
 
 
 @app.command()
+def sample(
+    model: ModelArgument,
+    zoo: ZooArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new zoo of samples.", show_default=False)],
+    num: Annotated[int, typer.Option("-n", "--num", help="How many networks to sample.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    anchor_share: Annotated[float, typer.Option(help="Share of the best train models used as anchors.")] = 0.3,
+    components: Annotated[int, typer.Option(help="Principal components of the density.")] = 32,
+    bandwidth: Annotated[str, typer.Option(help="scott, silverman, or a factor.")] = "scott",
+    epoch: Annotated[int | None, typer.Option(help="Epoch of the anchors; default: the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample new networks from a density over the latents of good train models, and store them as a zoo."""
+    import numpy as np
+
+    from hyperrep.report.tables import generation_table
+    from hyperrep.sampling import PcaKde
+    from hyperrep.tasks.generate import Anchors, examine_samples, sample_rows, summarise_samples
+    from hyperrep.tasks.opening import build_examiner, read_split
+    from hyperrep.tasks.sampled import store_samples
+
+    hyper, opened, _ = _open(model, zoo, None)
+    sampler = PcaKde(components, _bandwidth(bandwidth))
+    last = opened.split("train").epochs[-1] if epoch is None else epoch
+    anchors = Anchors.select(read_split(opened, "train", [last]), share=anchor_share)
+    rows = sample_rows(hyper, anchors, sampler, num, np.random.default_rng(seed))
+    examiner = build_examiner(opened)
+    samples = examine_samples(rows, anchors, examiner)
+    settings = {"name": "pca-kde", "components": components, "bandwidth": bandwidth, "seed": seed, "num": num}
+    store_samples(out, rows, samples, opened, anchors, sampler=settings, model=model)
+    summary = summarise_samples(samples, rows, anchors, opened.frame, examiner)
+    if as_json:
+        _print_json({"zoo": str(out), **_records(summary)[0]})
+    else:
+        _print_tables([generation_table(summary.assign(losses=hyper.config.name))])
+
+
+@app.command()
 def evaluate(
     model: ModelArgument,
     zoo: ZooArgument,
@@ -137,35 +176,6 @@ def evaluate(
         _print_tables([reconstruction_table(reconstruction), table])
 
 
-@app.command()
-def study(
-    config: Annotated[str, typer.Argument(help="YAML file, or the name of a packaged study.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Folder to write, instead of the one in the file.")] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Seeds of each to train, instead of the file's.", show_default=False),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a claim did not hold.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a study: zoo, hyper-representations, tasks, report. What is done and unchanged is skipped."""
-    from hyperrep.studies.config import load_study
-    from hyperrep.studies.structure_and_behaviour import run_study
-
-    settings = load_study(config)
-    if seeds is not None:
-        settings = settings.model_copy(update={"seeds": seeds})
-    folder = out or Path(settings.out)
-    results, tables = run_study(settings, folder, lambda line: typer.echo(line, err=True))
-    if as_json:
-        _print_json(results)
-    else:
-        _print_tables(tables)
-    typer.echo(f"report: {folder / 'index.html'}", err=True)
-    if strict and not results["all_held"]:
-        raise typer.Exit(3)
-
-
 def _open(model: Path, zoo: Path, epochs: list[int] | None) -> Any:
     """Open a model and a zoo that fit each other, and decide on the epochs."""
     import zookeeper
@@ -178,6 +188,15 @@ def _open(model: Path, zoo: Path, epochs: list[int] | None) -> Any:
             f"architecture ({opened.layout.num_weights:,} weights). Choose a zoo of the same architecture."
         )
     return hyper, opened, tuple(epochs) if epochs else hyper.config.epochs_of_zoo
+
+
+def _bandwidth(text: str) -> Any:
+    if text in ("scott", "silverman"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--bandwidth {text!r}: expected scott, silverman or a number.") from None
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

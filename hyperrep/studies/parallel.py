@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -16,46 +18,53 @@ from tqdm import tqdm
 
 from hyperrep.config import TrainConfig
 from zookeeper.errors import BuildError, ZooError
+from zookeeper.store.files import hash_file, write_durable
 
 _SHOWN = ("total", "contrast", "structure", "behaviour")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """One hyper-representation to train: its label, configuration, zoo and folder."""
+    """One hyper-representation to train: its label, configuration, zoo and folder.
+
+    With ``result``, a file of that name is written last: hashes of what was saved, and seconds. With
+    ``may_diverge``, a training that diverges leaves that file too, with the reason, and fails nobody.
+    """
 
     label: str
     config: TrainConfig
     zoo: Path
     out: Path
+    result: str = ""
+    may_diverge: bool = False
 
 
-def train_all(jobs: Sequence[TrainingJob], say: Callable[[str], None]) -> None:
-    """Train every job in its own process and wait for all.
+def train_all(jobs: Sequence[TrainingJob], say: Callable[[str], None], *, workers: int | None = None) -> None:
+    """Train every job and wait for all: each in its own process, ``workers`` at a time (default: all).
 
-    A job that was interrupted continues from its checkpoint. If one fails, or on Ctrl-C, the others are
-    stopped; what they had saved stays. Progress is one bar per job on a terminal, else lines to ``say``.
+    One worker is this process. A job that was interrupted continues from its checkpoint. If one fails, or on
+    Ctrl-C, the others are stopped; what they had saved stays. Progress is one bar per job on a terminal, else
+    lines to ``say``.
 
     Raises
     ------
     BuildError
         If a job fails (its message), or its process dies (its traceback, if any, is on stderr).
     """
-    context = multiprocessing.get_context("spawn")
     bars = _Bars(jobs, say)
     processes: list[BaseProcess] = []
     waiting: dict[Connection, TrainingJob] = {}
+    left = list(jobs)
     try:
-        for job in jobs:
-            receiver, sender = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(
-                target=_train, args=(job, sender), name=f"train {job.label}", daemon=True
-            )
-            process.start()
-            sender.close()
-            processes.append(process)
-            waiting[receiver] = job
-        while waiting:
+        if workers == 1:
+            _train_here(left, bars)
+            return
+        while left or waiting:
+            while left and len(waiting) < (workers or len(jobs)):
+                job = left.pop(0)
+                process, receiver = _start(job)
+                processes.append(process)
+                waiting[receiver] = job
             for ready in wait(list(waiting)):
                 assert isinstance(ready, Connection)
                 if not _receive(ready, waiting[ready], bars):
@@ -68,6 +77,23 @@ def train_all(jobs: Sequence[TrainingJob], say: Callable[[str], None]) -> None:
                 process.terminate()
                 process.join()
         bars.close()
+
+
+def _start(job: TrainingJob) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(job, sender), name=f"train {job.label}", daemon=True)
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def _train_here(jobs: Sequence[TrainingJob], bars: _Bars) -> None:
+    for job in jobs:
+        try:
+            _carry_out(job, lambda step, values, label=job.label: bars.update(label, step, values))  # type: ignore[misc]
+        except ZooError as error:
+            raise BuildError(f"training {job.label}: {error}") from error
 
 
 def _receive(connection: Connection, job: TrainingJob, bars: _Bars) -> bool:
@@ -90,23 +116,43 @@ def _receive(connection: Connection, job: TrainingJob, bars: _Bars) -> bool:
 def _train(job: TrainingJob, sender: Connection) -> None:
     """Run in the child: report every step, then how it ended. The parent alone decides about Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import zookeeper
-    from hyperrep.training.zoo import fit_zoo
-    from zookeeper.population.process import prepare_process
-
-    prepare_process(job.config.training.threads)
 
     def report(step: int, values: Mapping[str, float]) -> None:
         sender.send(("step", (step, dict(values))))
 
     try:
-        fit_zoo(job.config, zookeeper.open(job.zoo), job.out, progress=False, on_step=report)
+        _carry_out(job, report)
     except ZooError as error:
         sender.send(("error", str(error)))
     except BrokenPipeError:
         return  # the parent is gone
     else:
         sender.send(("done", None))
+
+
+def _carry_out(job: TrainingJob, report: Callable[[int, Mapping[str, float]], None]) -> None:
+    """Train, and write down how it ended if the job asks for that."""
+    import zookeeper
+    from hyperrep.training.fit import TrainingDivergedError
+    from hyperrep.training.zoo import fit_zoo
+    from zookeeper.population.process import prepare_process
+
+    prepare_process(job.config.training.threads)
+    started, diverged = time.monotonic(), ""
+    try:
+        fit_zoo(job.config, zookeeper.open(job.zoo), job.out, progress=False, on_step=report)
+    except TrainingDivergedError as error:
+        if not job.may_diverge:
+            raise
+        diverged = str(error)
+    if job.result:
+        saved = sorted(job.out.glob("*.safetensors")) if not diverged else []
+        result = {
+            "diverged": diverged,
+            "files": {path.name: hash_file(path) for path in saved},
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        write_durable(job.out / job.result, json.dumps(result, indent=1).encode())
 
 
 class _Bars:

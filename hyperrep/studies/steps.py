@@ -54,6 +54,12 @@ class StepResult:
     skipped: bool
 
 
+def is_done(step: Step, folder: Path) -> bool:
+    """Whether `run_step` would skip the step."""
+    known = _read(folder / "steps" / f"{step.name}.json")
+    return known is not None and known.get("inputs") == step.digest and _unchanged(step, known, folder)
+
+
 def run_step(step: Step, folder: Path) -> StepResult:
     """Run a step, or skip it when its record shows the same inputs and its files are unchanged."""
     record_path = folder / "steps" / f"{step.name}.json"

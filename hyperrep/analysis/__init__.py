@@ -1,0 +1,1 @@
+"""What zoos and latent spaces look like: spectrum, robustness, interpolation, drift, maps, variance."""

@@ -1,0 +1,164 @@
+"""Figures of studies: measured against published values, lines, distributions, points; each from one tidy frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from zookeeper.report.style import GREY, INK, PALETTE, draw_ridge, house_style
+
+_Draw = Callable[[Axes, pd.DataFrame, str, str], None]
+_NUM_BINS = 50
+_MOST_COLUMNS = 3
+
+
+def against_paper(table: pd.DataFrame, *, unit: str = "") -> Figure:
+    """Show every cell of a table: an open ring for the paper, a dot with its spread for what was measured.
+
+    Parameters
+    ----------
+    table
+        Columns ``row``, ``column``, ``paper``, ``measured``, ``spread``, ``seed_spread``; one panel per column of
+        which anything was measured.
+    """
+    table = table[table["column"].isin(table.loc[table["measured"].notna(), "column"])]
+    columns, rows = (list(dict.fromkeys(table[name])) for name in ("column", "row"))
+    with house_style():
+        figure, grid = _panels(len(columns), height=0.55 + 0.24 * len(rows))
+        for axes, column in zip(grid, columns, strict=False):
+            part = (
+                table[table["column"] == column]
+                .set_index("row")
+                .reindex(rows)
+                .astype({"paper": float, "measured": float})
+            )
+            places = np.arange(len(rows))[::-1]
+            spread = part["seed_spread"].fillna(part["spread"]).fillna(0.0).to_numpy(dtype=np.float64)
+            axes.hlines(places, part["paper"], part["measured"], color=GREY, linewidth=0.8, zorder=1)
+            axes.errorbar(
+                part["measured"], places, xerr=spread, fmt="o", color=PALETTE[0], markersize=4, elinewidth=0.9, zorder=3
+            )
+            axes.plot(
+                part["paper"], places, "o", markerfacecolor="none", markeredgecolor=PALETTE[1], markersize=6, zorder=2
+            )
+            axes.set_yticks(places, labels=[_shortened(row) for row in rows])
+            axes.set_ylim(-0.6, len(rows) - 0.4)
+            axes.set_title(_shortened(str(column)), fontsize=9)
+            axes.tick_params(axis="x", labelsize=7.5)
+        _only_outer_labels(grid, len(columns))
+        figure.supxlabel(f"dot: measured here, ring: the paper{f' [{unit}]' if unit else ''}", fontsize=8.5, color=INK)
+    return figure
+
+
+def lines(
+    frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label: str = "", y_label: str = ""
+) -> Figure:
+    """Draw ``y`` over ``x``, one line per ``hue``, its mean where several values meet, with the deviation as a band."""
+    return _by_panel(
+        frame,
+        hue,
+        panels,
+        x_label or x,
+        y_label or y,
+        lambda axes, part, colour, label: _line(axes, part, x, y, colour, label),
+    )
+
+
+def points(
+    frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label: str = "", y_label: str = ""
+) -> Figure:
+    """Draw a dot for every row, coloured by ``hue``."""
+
+    def draw(axes: Axes, part: pd.DataFrame, colour: str, label: str) -> None:
+        axes.scatter(part[x], part[y], s=6, color=colour, alpha=0.6, linewidths=0, label=label)
+
+    return _by_panel(frame, hue, panels, x_label or x, y_label or y, draw)
+
+
+def distributions(frame: pd.DataFrame, *, x: str, hue: str, panels: str, x_label: str = "") -> Figure:
+    """Draw a histogram of ``x`` for every ``hue``, above each other, on one axis in each panel."""
+    hues = list(dict.fromkeys(frame[hue]))
+    names = list(dict.fromkeys(frame[panels]))
+    values = frame[x].to_numpy(dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    bins = np.linspace(low, high if high > low else low + 1.0, _NUM_BINS + 1)
+    with house_style():
+        figure, grid = _panels(len(names), height=0.6 + 0.42 * len(hues))
+        for axes, name in zip(grid, names, strict=False):
+            for place, label in enumerate(reversed(hues)):
+                part = frame[(frame[panels] == name) & (frame[hue] == label)]
+                colour = PALETTE[(len(hues) - 1 - place) % len(PALETTE)]
+                draw_ridge(axes, part[x].to_numpy(dtype=np.float64), base=place, colour=colour, bins=bins)
+            axes.set_yticks(np.arange(len(hues)) + 0.25, labels=[_shortened(str(label)) for label in reversed(hues)])
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            axes.set_title(str(name))
+            axes.set_xlabel(x_label or x)
+        _only_outer_labels(grid, len(names))
+    return figure
+
+
+def _by_panel(frame: pd.DataFrame, hue: str, panels: str, x_label: str, y_label: str, draw: _Draw) -> Figure:
+    hues, names = (list(dict.fromkeys(frame[key])) for key in (hue, panels))
+    with house_style():
+        figure, grid = _panels(len(names), height=2.5)
+        for axes, name in zip(grid, names, strict=False):
+            for number, label in enumerate(hues):
+                part = frame[(frame[panels] == name) & (frame[hue] == label)]
+                if len(part):
+                    draw(axes, part, PALETTE[number % len(PALETTE)], _shortened(str(label)))
+            axes.set_title(str(name))
+            axes.set_xlabel(x_label)
+        grid[0].set_ylabel(y_label)
+        handles, labels = max((axes.get_legend_handles_labels() for axes in grid), key=lambda pair: len(pair[0]))
+        if len(labels) > 1:
+            figure.legend(handles, labels, loc="outside right upper")
+    return figure
+
+
+def _line(axes: Axes, part: pd.DataFrame, x: str, y: str, colour: str, label: str) -> None:
+    means = part.groupby(x)[y].agg(["mean", "std", "size"]).sort_index()
+    axes.plot(
+        means.index,
+        means["mean"],
+        color=colour,
+        linewidth=1.4,
+        label=label,
+        marker="o" if len(means) < 20 else None,
+        markersize=3,
+    )
+    if (means["size"] > 1).any():
+        deviation = means["std"].fillna(0.0)
+        axes.fill_between(
+            means.index, means["mean"] - deviation, means["mean"] + deviation, color=colour, alpha=0.15, linewidth=0
+        )
+
+
+def _panels(num: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
+    num_columns = min(num, _MOST_COLUMNS)
+    num_rows = -(-num // num_columns)
+    figure = Figure(figsize=(1.6 + 2.6 * num_columns, 0.3 + height * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes in grid[num:]:
+        axes.set_visible(False)
+    return figure, list(grid)
+
+
+def _only_outer_labels(grid: Sequence[Axes], num: int) -> None:
+    for number, axes in enumerate(grid[:num]):
+        if number % _MOST_COLUMNS:
+            axes.set_yticklabels([])
+
+
+def _shortened(text: str, most: int = 34) -> str:
+    """Cut long labels.
+
+    >>> _shortened("a" * 40)[-4:]
+    'aaa…'
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
