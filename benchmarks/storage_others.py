@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from storage import seconds
@@ -118,7 +119,8 @@ def checkpoints_of(zoo: zookeeper.Zoo) -> Iterator[dict[str, Any]]:
     for batch in zoo.batches(512):
         lines = batch.frame.to_dict("records")
         for line, row in zip(lines, torch.from_numpy(batch.weights), strict=True):
-            yield {**line, "state_dict": {name: part.clone() for name, part in layout.unflatten(row).items()}}
+            named = {str(name): value for name, value in line.items()}
+            yield {**named, "state_dict": {name: part.clone() for name, part in layout.unflatten(row).items()}}
 
 
 def write_files(zoo: zookeeper.Zoo, folder: Path) -> list[Path]:
@@ -211,7 +213,8 @@ def make_cnn_large(root: Path, num_cohorts: int, num_epochs: int) -> None:
     cohorts = {f"c{number:03d}": CohortEntry(tuple(models), epochs) for number, models in enumerate(names)}
     create_zoo(root, ZooHeader("cnn-large", cohorts, {layout.digest: layout.to_json()}))
     for number, name in enumerate(cohorts):
-        steps = draw.standard_normal((16, num_epochs, layout.num_weights)).astype(np.float32)
+        steps = draw.standard_normal((16, num_epochs, layout.num_weights), np.float32)
+        walk: npt.NDArray[np.float32] = np.cumsum(np.float32(0.02) * steps, axis=1, dtype=np.float32)
         count = 16 * num_epochs
         table = {
             "lr": [0.001] * count,
@@ -220,7 +223,7 @@ def make_cnn_large(root: Path, num_cohorts: int, num_epochs: int) -> None:
             "test_loss": draw.random(count),
             "test_acc": draw.random(count),
         }
-        commit_block(root, Block(name, epochs, 0.02 * steps.cumsum(axis=1, dtype=np.float32), table, layout.digest))
+        commit_block(root, Block(name, epochs, walk, table, layout.digest))
     finalise(root)
 
 

@@ -21,6 +21,7 @@ from zookeeper.store.header import CohortEntry, ZooHeader, create_zoo
 from zookeeper.store.writer import commit_rows
 
 _SHARD_BYTES = 1 << 28
+_GROUP_BYTES = 1 << 22  # what is decoded for one row of a compressed shard; models may have any number of rows here
 
 
 def store_collection(
@@ -68,7 +69,7 @@ def store_collection(
                 rows=rows[piece],
                 table=table,
                 layout=layout,
-                trajectory=piece.stop - piece.start,
+                trajectory=min(piece.stop - piece.start, max(1, _GROUP_BYTES // (4 * rows.shape[1]))),
                 state=None,
                 final=True,
                 encoding=header.store,

@@ -18,9 +18,8 @@ from zookeeper.store.encoding import SUFFIXES, Encoding, Floats, Stored, decode_
 from zookeeper.store.records import CommitRecord, Spans
 
 _MAX_GROUPS = 1024  # a Parquet footer costs about 800 bytes per row group
-_KEPT_BYTES = 1 << 26  # a decoded group is kept for the next read unless it is huge
 _PIECE_BYTES = 1 << 20
-_MAX_GROUP_BYTES = 1 << 29  # one data page must stay below data_page_size, a chunk below 4 GiB
+_MAX_GROUP_BYTES = 1 << 26  # what reading one row of a compressed shard decodes, and may keep
 
 
 class ShardFile(Protocol):
@@ -45,8 +44,8 @@ class ShardFile(Protocol):
 def rows_per_group(num_rows: int, trajectory: int, num_weights: int) -> int:
     """Rows of one group: one trajectory, several of them in very long shards, parts of a huge one.
 
-    >>> rows_per_group(600, 10, 2000), rows_per_group(40_000, 10, 100), rows_per_group(10, 10, 40_000_000)
-    (10, 40, 3)
+    >>> rows_per_group(600, 10, 2000), rows_per_group(40_000, 10, 100), rows_per_group(10, 10, 4_000_000)
+    (10, 40, 4)
     """
     trajectories = math.ceil(math.ceil(num_rows / trajectory) / _MAX_GROUPS)
     largest = max(1, _MAX_GROUP_BYTES // (4 * num_weights))
@@ -131,7 +130,7 @@ class RowDecoder:
             return self._last[1]
         self._last = None
         group = self._file.read_group(number)
-        if group.nbytes <= _KEPT_BYTES:
+        if group.nbytes <= _MAX_GROUP_BYTES:
             self._last = (number, group)
         return group
 
