@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib;print(hashlib.sha256(open('pyproject.toml','rb').read()).hexdigest()[:16])")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-gpu bench-store bench-tasks clean
+.PHONY: help install demo test lint bench bench-gpu bench-hyperrep bench-store bench-tasks clean
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# \{0,1\}//'
@@ -43,6 +43,9 @@ bench-store: $(STAMP)  ## needs a digits zoo: zookeeper build zoo_specs/digits_c
 
 bench-tasks: $(STAMP)
 	$(BIN)/python benchmarks/evaluation.py --out benchmarks/RESULTS.md
+
+bench-hyperrep: $(STAMP)  ## one training step of paper 000; needs 12 GB of memory and a C++ compiler
+	$(BIN)/python benchmarks/hyperrep_step.py --out benchmarks/RESULTS.md
 
 bench-gpu: $(STAMP)  ## needs an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu.py --out benchmarks/RESULTS.md

@@ -14,11 +14,21 @@ _HOME = {
     "TrainConfig": "hyperrep.config",
     "load_config": "hyperrep.config",
     "Tokeniser": "hyperrep.weights.tokens",
+    "WeightTransformer": "hyperrep.training.estimator",
     "fit": "hyperrep.training.fit",
     "fit_zoo": "hyperrep.training.zoo",
 }
 
-__all__ = ["HyperRepresentation", "Tokeniser", "TrainConfig", "fit", "fit_zoo", "load", "load_config"]
+__all__ = [
+    "HyperRepresentation",
+    "Tokeniser",
+    "TrainConfig",
+    "WeightTransformer",
+    "fit",
+    "fit_zoo",
+    "load",
+    "load_config",
+]
 
 
 def __getattr__(name: str) -> Any:
