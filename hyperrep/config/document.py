@@ -23,7 +23,7 @@ from zookeeper.spec.problems import Problem, raise_problems
 # value keeps its digest and its stored form.
 ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "": {"windows": None, "align": None},
+        "": {"zoos": None, "windows": None, "align": None},
         "tokens": {"encoding": "fixed"},
         "model": {
             "kind": "sane", "preset": None, "mlp_width": None, "compression_token": False, "bounded": False,
@@ -50,6 +50,7 @@ class TrainConfig(Section):
 
     name: Annotated[str, Field(min_length=1)]
     zoo: str | None = None
+    zoos: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     epochs_of_zoo: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     standardise: Literal["layer", "block", "none"] = "layer"
     tokens: TokenSection
@@ -68,6 +69,18 @@ class TrainConfig(Section):
         if self.windows is not None and self.tokens.encoding == "neuron":
             what = "a window may begin inside a layer, but encoding neuron maps whole layers"
             raise_problems([Problem(("windows",), what, "encoding fixed or weight, or no windows", "encoding neuron")])
+        return self
+
+    @model_validator(mode="after")
+    def _check_zoos(self) -> TrainConfig:
+        if self.zoos is None:
+            return self
+        if self.zoo is not None:
+            raise_problems([Problem(("zoos",), "both zoo and zoos are given", "one of them", "both")])
+        if len(self.zoos) > 1 and (self.model.kind != "sane" or self.tokens.encoding == "neuron"):
+            what = "only tokens of one width, each with its own latent, fit several architectures"
+            got = f"kind {self.model.kind}, encoding {self.tokens.encoding}"
+            raise_problems([Problem(("zoos",), what, "kind sane and encoding fixed or weight", got)])
         return self
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +106,7 @@ class TrainConfig(Section):
         value = self.to_json()
         for name in ("name", "zoo", "epochs_of_zoo"):
             del value[name]
+        value.pop("zoos", None)
         value["model"].pop("preset", None)  # its sizes are there
         rhythm = {"threads", "evaluate_every", "checkpoint_every", "log_every", "tensorboard"}
         if self.training.stopping is not None:

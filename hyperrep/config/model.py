@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from hyperrep.config.numbers import NonNegativeInt, PositiveInt
 from zookeeper.spec.document import Section
@@ -64,7 +64,8 @@ class ModelSection(Section):
     or without a ``compression_token``. ``feedforward`` (paper 002): ``num_layers`` linear maps with ReLU each way.
     ``bounded`` squashes latents into (-1, 1). ``preset`` fills in sizes that are not given. ``positions:
     sinusoidal`` needs no table as long as the network. ``mlp_width`` is 4 times ``d_model`` by default,
-    ``projection`` the width of the head for the contrastive loss.
+    ``projection`` the width of the head for the contrastive loss. ``dropout`` is the share of what a transformer block
+    adds to its tokens that is dropped in training.
     """
 
     kind: Literal["sane", "attention", "feedforward"] = "sane"
@@ -78,6 +79,7 @@ class ModelSection(Section):
     bounded: bool = False
     positions: Literal["learned", "sinusoidal"] = "learned"
     projection: PositiveInt = 30
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -105,5 +107,7 @@ class ModelSection(Section):
             problems.append(Problem(("positions",), "only sane has a choice of positions", "learned", self.positions))
         if self.mlp_width is not None and feedforward:
             problems.append(Problem(("mlp_width",), "feedforward has none", "nothing", str(self.mlp_width)))
+        if self.dropout > 0 and feedforward:
+            problems.append(Problem(("dropout",), "feedforward has none", "0", f"{self.dropout:g}"))
         raise_problems(problems)
         return self

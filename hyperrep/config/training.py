@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from hyperrep.config.numbers import NonNegative, NonNegativeInt, Positive, PositiveInt, Share
 from zookeeper.spec.document import Section
@@ -33,6 +33,17 @@ class StoppingSection(Section):
     min_gain: NonNegative = 0.0
 
 
+class BatchSection(Section):
+    """Which train rows share a batch: equally many of ``groups`` groups of rows that agree in the factors ``by``.
+
+    Rows that share ``[init, seed]`` grew from one initial draw. Told apart from each other by the contrastive part,
+    they teach the encoder what training does to weights; told apart from rows of other draws, they teach it the draws.
+    """
+
+    by: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    groups: PositiveInt = 1
+
+
 class TrainingSection(Section):
     """The optimiser (AdamW, linear warm-up, cosine decay to 0) and its rhythm, counted in steps.
 
@@ -40,8 +51,8 @@ class TrainingSection(Section):
     ``clip`` the largest norm of the gradient (0: no limit). ``threads`` is applied by the command line.
     ``precision: bf16`` multiplies the autoencoder's matrices in bfloat16, ``compile`` fuses its operations: both
     change digits, not what is saved. ``recompute`` keeps no activations, so that memory does not grow with the batch,
-    for a third more time. ``stopping`` ends a training early; ``tensorboard`` writes events beside
-    ``log.csv``.
+    for a third more time. ``batches`` puts relatives into a batch, ``stopping`` ends a training early;
+    ``tensorboard`` writes events beside ``log.csv``.
     """
 
     steps: PositiveInt | None = None
@@ -60,6 +71,7 @@ class TrainingSection(Section):
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
     recompute: bool = False
+    batches: BatchSection | None = None
     stopping: StoppingSection | None = None
     tensorboard: bool = False
 
@@ -68,6 +80,9 @@ class TrainingSection(Section):
         if (self.steps is None) == (self.epochs is None):
             got = "neither" if self.steps is None else "both"
             raise_problems([Problem((), "the length of the training is unclear", "steps or epochs", got)])
+        if self.batches is not None and self.batch_size % self.batches.groups:
+            expected, got = f"a divisor of batch_size {self.batch_size}", str(self.batches.groups)
+            raise_problems([Problem(("batches", "groups"), "groups do not fill a batch evenly", expected, got)])
         return self
 
     def num_steps(self, num_rows: int) -> int:

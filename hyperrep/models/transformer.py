@@ -65,7 +65,13 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention over the tokens of one model, then two linear maps with GELU."""
+    """Pre-norm transformer block: attention over the tokens of one model, then two linear maps with GELU.
+
+    In training mode ``dropout`` is the share of what either adds to the tokens that is dropped, drawn from torch's
+    global stream.
+    """
+
+    dropout: float = 0.0
 
     def __init__(self, d_model: int, num_heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -83,9 +89,12 @@ class Block(nn.Module):
         qkv = self.qkv(self.norm_attention(x)).view(num, num_tokens, 3, self.num_heads, d_model // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, heads, T, d_head]
         mixed = F.scaled_dot_product_attention(query, key, value)
-        x = x + self.merge(mixed.transpose(1, 2).reshape(num, num_tokens, d_model))
-        out: torch.Tensor = x + self.narrow(F.gelu(self.widen(self.norm_mlp(x))))
+        x = x + self._drop(self.merge(mixed.transpose(1, 2).reshape(num, num_tokens, d_model)))
+        out: torch.Tensor = x + self._drop(self.narrow(F.gelu(self.widen(self.norm_mlp(x)))))
         return out
+
+    def _drop(self, added: torch.Tensor) -> torch.Tensor:
+        return F.dropout(added, self.dropout) if self.training and self.dropout > 0 else added
 
 
 class PositionTables(nn.ModuleList):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from hyperrep.config import TrainConfig
@@ -9,6 +11,7 @@ from hyperrep.models.attention import AttentionAutoencoder
 from hyperrep.models.autoencoder import Autoencoder
 from hyperrep.models.feedforward import FeedForwardAutoencoder
 from hyperrep.models.sane import Sane
+from hyperrep.models.transformer import Block
 from hyperrep.weights.encodings import build_tokeniser, layer_widths
 from hyperrep.weights.tokens import Tokeniser
 from zookeeper.nets.layout import WeightLayout
@@ -19,12 +22,25 @@ def build_tokens(config: TrainConfig, layout: WeightLayout) -> Tokeniser:
     return build_tokeniser(layout, config.tokens.encoding, config.tokens.width)
 
 
-def build_autoencoder(config: TrainConfig, tokeniser: Tokeniser, generator: torch.Generator) -> Autoencoder:
+def build_autoencoder(
+    config: TrainConfig, tokeniser: Tokeniser, generator: torch.Generator, others: Sequence[Tokeniser] = ()
+) -> Autoencoder:
     """Build the configured autoencoder; every initial weight is drawn from the generator.
 
-    A model of windows is built for the first window of the network; its learned tables, if it has any, are as
-    long as the network.
+    It drops nothing until it is put into training mode. A model of windows is built for the first window of the
+    network; its learned tables, if it has any, are as long as the network, or as the longest of ``others`` that it is
+    to read too (kind sane).
     """
+    model = _build(config, tokeniser, generator, others)
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.dropout = config.model.dropout
+    return model
+
+
+def _build(
+    config: TrainConfig, tokeniser: Tokeniser, generator: torch.Generator, others: Sequence[Tokeniser]
+) -> Autoencoder:
     sizes = config.model
     by_layer = layer_widths(tokeniser) if config.tokens.encoding == "neuron" else None
     if sizes.kind == "feedforward":
@@ -55,7 +71,8 @@ def build_autoencoder(config: TrainConfig, tokeniser: Tokeniser, generator: torc
         )
     num = tokeniser.num_tokens if config.windows is None else min(config.windows.size, tokeniser.num_tokens)
     window = tokeniser.window(0, num)
-    segments = tokeniser.segments
+    cuts = (tokeniser, *others)
+    tables = [(cut.num_tokens, len(cut.segments), max(one.channels for one in cut.segments)) for cut in cuts]
     return Sane(
         window.mask,
         window.positions,
@@ -66,7 +83,7 @@ def build_autoencoder(config: TrainConfig, tokeniser: Tokeniser, generator: torc
         mlp_width=sizes.mlp_width,
         bounded=sizes.bounded,
         position_kind=sizes.positions,
-        sizes=(tokeniser.num_tokens, len(segments), max(segment.channels for segment in segments)),
+        sizes=tuple(max(sizes) for sizes in zip(*tables, strict=True)),
         layer_widths=by_layer,
         projection=sizes.projection,
         generator=generator,

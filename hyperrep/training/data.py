@@ -42,6 +42,8 @@ class FitData:
         Other sources of queries by name, ``[n, C, H, W]`` each, brought to the form of ``queries``.
     aligner
         What aligned the rows (`aligned`), if anything did; saved with the model.
+    groups
+        Group of each row, int64 ``[N]``, from which ``training.batches`` fills batches (`hyperrep.training.batches`).
     targets, val_targets
         What the probe of validation reads off the latents, float64 ``[N]`` in the order of the rows: the models' test
         accuracy. Not trained on; None leaves the probe out.
@@ -58,6 +60,7 @@ class FitData:
     query_images: Mapping[str, torch.Tensor] = field(default_factory=dict)
     targets: torch.Tensor | None = None
     val_targets: torch.Tensor | None = None
+    groups: torch.Tensor | None = None
     aligner: Aligner | None = None
 
     def aligned(self, aligner: Aligner) -> FitData:
@@ -104,5 +107,7 @@ class FitData:
         if (config.align is None) != (self.aligner is None):
             expected = "rows aligned by FitData.aligned" if config.align else "rows that were not, or a section align"
             raise InputError(f"fit: alignment of data and configuration differ; expected {expected}.")
+        if config.training.batches is not None and self.groups is None:
+            raise InputError("fit: training.batches needs the groups of the rows. Pass them or leave the section out.")
         if config.augment.permute and self.permutations is None:
             raise InputError("fit: augment.permute needs a source of permutations. Pass one or set it to false.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,15 +14,16 @@ import xxhash
 
 from hyperrep.config import ScaleSection, TrainConfig, TrainingSection
 from hyperrep.objectives.composite import LossParts
+from hyperrep.training.batches import Batches
 from hyperrep.training.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from hyperrep.training.data import FitData
+from hyperrep.training.dropout import dropping
 from hyperrep.training.journal import Journal
 from hyperrep.training.ranks import Ranks
 from hyperrep.training.ridge import best_r2
 from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.step import Objective
 from hyperrep.training.stopping import Stopping, check_watched
-from hyperrep.training.streams import batch_of_step
 from hyperrep.weights.scaling import Scaling
 from zookeeper.errors import InputError, ZooError
 
@@ -92,7 +94,7 @@ class Trainer:
         identity = run_identity(config, data)
         stopping = None if settings.stopping is None else Stopping(settings.stopping)
         done, scales = load_checkpoint(folder, model, optimizer, identity=identity, stopping=stopping)
-        scales = scales or _loss_scales(Objective(config, hyper, data, ranks=ranks))
+        scales = scales or initial_scales(Objective(config, hyper, data, ranks=ranks))
         objective = Objective(config, replace(hyper, loss_scales=scales), data, scales, ranks)
         return cls(objective, optimizer, folder, identity, settings.num_steps(len(data.rows)), done, stopping)
 
@@ -139,12 +141,13 @@ class Trainer:
             If one of them is not finite; then nothing was changed.
         """
         rows, objective = self.objective.data.rows, self.objective
-        numbers = batch_of_step(self.done, len(rows), self.settings.batch_size, self.settings.seed)
+        numbers = _batches(objective).of_step(self.done, seed=self.settings.seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done, self.num_steps, self.settings)
-        parts = objective.train_loss(rows[numbers.to(rows.device)], self.done)
-        values = objective.values_of(parts)
-        values["grad_norm"] = self._backward(parts)
+        with self._dropping():
+            parts = objective.train_loss(rows[numbers.to(rows.device)], self.done)
+            values = objective.values_of(parts)
+            values["grad_norm"] = self._backward(parts)
         self._check_finite(values, numbers.tolist())
         self.optimizer.step()
         self.done += 1
@@ -186,6 +189,11 @@ class Trainer:
         if score is not None:
             values["probe_r2"] = score
         return {f"val_{name}": value for name, value in values.items()}
+
+    def _dropping(self) -> AbstractContextManager[None]:
+        objective, seed = self.objective, self.settings.seed
+        rate = objective.config.model.dropout
+        return dropping(objective.hyper.model, rate, seed=seed, step=self.done, rank=objective.ranks.rank)
 
     def _backward(self, parts: LossParts) -> float:
         """Write the gradient of the whole batch, clipped to a norm (0: not at all); return its norm before that."""
@@ -229,7 +237,7 @@ def learning_rate(step: int, num_steps: int, settings: TrainingSection) -> float
 def run_identity(config: TrainConfig, data: FitData) -> str:
     """16 hex digits over configuration, layout, train rows and queries: what a checkpoint belongs to."""
     state = xxhash.xxh3_64(f"{config.digest}:{data.layout.digest}".encode())
-    for tensor in (data.rows, data.queries, *data.query_images.values()):
+    for tensor in (data.rows, data.queries, data.groups, *data.query_images.values()):
         if tensor is not None:
             state.update(tensor.detach().cpu().contiguous().numpy().data)
     return str(state.hexdigest())
@@ -248,7 +256,15 @@ def probe_r2(hyper: HyperRepresentation, data: FitData) -> float | None:
     return best_r2(features, data.targets.numpy()[chosen], val_features, data.val_targets.numpy())
 
 
-def _loss_scales(objective: Objective) -> dict[str, float]:
+def _batches(objective: Objective) -> Batches:
+    settings, data = objective.config.training, objective.data
+    related = settings.batches
+    if related is None:
+        return Batches(len(data.rows), settings.batch_size)
+    return Batches(len(data.rows), settings.batch_size, data.groups, related.groups)
+
+
+def initial_scales(objective: Objective) -> dict[str, float]:
     """What the parts of the loss are divided by: given, or measured on the first batch; empty for nothing."""
     scales, settings = objective.config.loss.scales, objective.config.training
     if isinstance(scales, ScaleSection):
@@ -256,5 +272,5 @@ def _loss_scales(objective: Objective) -> dict[str, float]:
     if scales == "none":
         return {}
     rows = objective.data.rows
-    first = batch_of_step(0, len(rows), settings.batch_size, settings.seed)
+    first = _batches(objective).of_step(0, seed=settings.seed)
     return objective.measure_scales(rows[first.to(rows.device)])

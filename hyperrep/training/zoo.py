@@ -14,6 +14,7 @@ from hyperrep.config import TrainConfig
 from hyperrep.config.align import AlignSection
 from hyperrep.config.loss import NOISE, ZOO
 from hyperrep.objectives.composite import part_weights
+from hyperrep.training.batches import group_rows
 from hyperrep.training.data import FitData
 from hyperrep.training.fit import OnStep, fit
 from hyperrep.training.queries import load_query_images
@@ -85,6 +86,7 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         "train_rows_left_out": train.num_left_out,
     }
     symmetry = read_symmetry(zoo, allow_import=allow_import)
+    settings = config.training
     data = FitData(
         rows=train.rows,
         layout=zoo.layout,
@@ -97,6 +99,9 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
         query_images={} if images is None or not needs_images else _load_other_queries(config, images),
         targets=train.targets,
         val_targets=None if val is None else val.targets,
+        groups=None
+        if settings.batches is None
+        else group_rows(train.frame, settings.batches, settings.batch_size, where=str(zoo.path)),
     )
     if config.align is None:
         return data
@@ -208,4 +213,4 @@ def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> _Rows:
     if not usable.any():
         raise InputError(f"{zoo.path}: the {split} split holds no usable checkpoint. Build the zoo to its end.")
     kept = torch.from_numpy(rows if usable.all() else rows[usable])
-    return _Rows(kept, part.frame.loc[usable].reset_index(drop=True), int((~usable).sum()))
+    return _Rows(kept, part.frame.iloc[np.flatnonzero(usable)].reset_index(drop=True), int((~usable).sum()))
