@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from zookeeper.store.files import hash_bytes
+from zookeeper.store.table import widen
 from zookeeper.zoo.view import Zoo
 
 LeakKind: TypeAlias = Literal["model", "seed", "initial draw", "configuration", "weights"]
@@ -142,8 +143,8 @@ def find_leaks(
 
 def _model_table(zoo: Zoo) -> pd.DataFrame:
     """One line per model: id, factors, layout."""
-    first = ~zoo.frame.duplicated(zoo.model_key).to_numpy(dtype=np.bool_)
-    return zoo.frame.loc[first, ["model_id", *zoo.factors]].assign(_layout=zoo.layout_digests[first])
+    first = ~zoo._frame.duplicated(zoo.model_key).to_numpy(dtype=np.bool_)
+    return widen(zoo._frame.loc[first, ["model_id", *zoo.factors]]).assign(_layout=zoo.layout_digests[first])
 
 
 def _shared(joint: pd.DataFrame, kind: LeakKind, columns: list[str]) -> Leak:

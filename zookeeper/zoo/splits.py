@@ -16,6 +16,7 @@ import pandas as pd
 
 from zookeeper.errors import InputError
 from zookeeper.query import suggest
+from zookeeper.store.table import widen
 from zookeeper.zoo.leakage import Leakage, find_leaks
 from zookeeper.zoo.view import Zoo
 
@@ -94,9 +95,9 @@ def stored_splits(zoo: Zoo) -> ZooSplits:
     InputError
         If the zoo has no split, or one with other sides than train, val and test.
     """
-    if "split" not in zoo.frame:
+    if "split" not in zoo._frame:
         raise InputError(f"{zoo.source}: the zoo has no split. Make one with divide().")
-    column = zoo.frame["split"]
+    column = zoo._frame["split"]
     if strangers := sorted(set(column.dropna().astype(str)) - set(SIDES)):
         raise InputError(
             f"{zoo.source}: the stored split has a side {strangers[0]!r}; expected train, val and test. "
@@ -178,7 +179,7 @@ def _group_columns(zoo: Zoo, by: str | Sequence[str]) -> tuple[str, ...]:
     if not columns:
         raise InputError(f"{zoo.source}: by: is empty; expected model, configuration, or columns such as seed.")
     for name in columns:
-        if name not in zoo.frame:
+        if name not in zoo._frame:
             known = ("model", "configuration", *zoo.factors)
             raise InputError(f"{zoo.source}: by: unknown column {name!r}. {suggest(name, known)}")
     return columns
@@ -187,7 +188,7 @@ def _group_columns(zoo: Zoo, by: str | Sequence[str]) -> tuple[str, ...]:
 def _one_line_each(zoo: Zoo, columns: Sequence[str]) -> tuple[pd.DataFrame, npt.NDArray[np.int64]]:
     """One line per model, by model id, with columns that must be constant over each; and the line of every row."""
     wanted = list(dict.fromkeys((*zoo.model_key, *columns)))
-    lines = zoo.frame[wanted]
+    lines = widen(zoo._frame[wanted])
     numbers = np.asarray(lines.groupby(zoo.model_key, sort=True).ngroup(), np.int64)
     models = lines.drop_duplicates()
     if len(models) > numbers.max(initial=-1) + 1:
@@ -222,7 +223,7 @@ def _plain(value: object) -> object:
 
 def _strata(zoo: Zoo, models: pd.DataFrame, names: list[str], stratify: str, bins: int) -> dict[str, str]:
     """Stratum of every group."""
-    if stratify not in zoo.frame:
+    if stratify not in zoo._frame:
         known = (*zoo.factors, *zoo.properties)
         raise InputError(f"{zoo.source}: stratify: unknown column {stratify!r}. {suggest(stratify, known)}")
     if stratify in zoo.properties:
