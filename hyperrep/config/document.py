@@ -27,7 +27,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "tokens": {"encoding": "fixed"},
         "model": {
             "kind": "sane", "preset": None, "mlp_width": None, "compression_token": False, "bounded": False,
-            "positions": "learned", "projection": 30,
+            "positions": "learned", "projection": 30, "dropout": 0.0,
         },
         "loss": {
             "contrast": "ntxent", "behaviour": "squared", "distillation_temperature": 2.0, "cycle": 0.0,
@@ -35,6 +35,8 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         "training": {
             "stopping": None, "tensorboard": False, "precision": "float32", "compile": False, "recompute": False,
+            "rows": "resident",
+            "batches": None,
         },
     }
 )  # fmt: skip
@@ -108,7 +110,7 @@ class TrainConfig(Section):
             del value[name]
         value.pop("zoos", None)
         value["model"].pop("preset", None)  # its sizes are there
-        rhythm = {"threads", "evaluate_every", "checkpoint_every", "log_every", "tensorboard"}
+        rhythm = {"threads", "evaluate_every", "checkpoint_every", "log_every", "tensorboard", "rows"}
         if self.training.stopping is not None:
             rhythm.remove("evaluate_every")  # then it decides when the training ends
         value["training"] = {key: part for key, part in value["training"].items() if key not in rhythm}
