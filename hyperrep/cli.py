@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from hyperrep.cli_align import align
+from hyperrep.cli_sample import COMMANDS as SAMPLE_COMMANDS
 from hyperrep.cli_study import study_app
 from hyperrep.cli_tasks import COMMANDS
+from hyperrep.cli_train import COMMANDS as TRAIN_COMMANDS
 from zookeeper.errors import InputError
 from zookeeper.terminal import run_app
 
@@ -31,40 +35,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in COMMANDS:
+_COMMANDS: tuple[Callable[..., None], ...] = (*TRAIN_COMMANDS, *SAMPLE_COMMANDS, *COMMANDS, align)
+for command in _COMMANDS:
     app.command()(command)
+
 app.add_typer(study_app, name="study")
 
-ConfigArgument = Annotated[Path, typer.Argument(help="YAML file.", show_default=False)]
 ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]
 ZooArgument = Annotated[Path, typer.Argument(help="Folder of a zoo.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 EpochOption = Annotated[
     list[int] | None, typer.Option("--epoch", help="Use this epoch; repeatable. Default: those it was trained on.")
 ]
-
-
-@app.command()
-def train(
-    config: ConfigArgument,
-    zoo: Annotated[Path | None, typer.Option(help="Zoo to learn from, instead of the one in the file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default data/hyperrep/NAME.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of continuing.")] = False,
-) -> None:
-    """Train a hyper-representation; the same command again continues an interrupted training."""
-    import zookeeper
-    from hyperrep.config import load_config
-    from hyperrep.training.zoo import fit_zoo
-    from zookeeper.population.process import prepare_process
-
-    settings = load_config(config)
-    source = zoo or (Path(settings.zoo) if settings.zoo else None)
-    if source is None:
-        raise InputError(f"{config}: names no zoo. Add `zoo: PATH` or pass --zoo.")
-    target = out or Path("data/hyperrep") / settings.name
-    prepare_process(settings.training.threads)
-    fit_zoo(settings, zookeeper.open(source), target, resume=not fresh, progress=sys.stderr.isatty())
-    typer.echo(target)
 
 
 @app.command()
@@ -91,44 +73,6 @@ def embed(
     else:
         frame.to_parquet(out, index=False)
     typer.echo(out)
-
-
-@app.command()
-def sample(
-    model: ModelArgument,
-    zoo: ZooArgument,
-    out: Annotated[Path, typer.Option(help="Folder of the new zoo of samples.", show_default=False)],
-    num: Annotated[int, typer.Option("-n", "--num", help="How many networks to sample.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-    anchor_share: Annotated[float, typer.Option(help="Share of the best train models used as anchors.")] = 0.3,
-    components: Annotated[int, typer.Option(help="Principal components of the density.")] = 32,
-    bandwidth: Annotated[str, typer.Option(help="scott, silverman, or a factor.")] = "scott",
-    epoch: Annotated[int | None, typer.Option(help="Epoch of the anchors; default: the last.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Sample new networks from a density over the latents of good train models, and store them as a zoo."""
-    import numpy as np
-
-    from hyperrep.report.tables import generation_table
-    from hyperrep.sampling import PcaKde
-    from hyperrep.tasks.generate import Anchors, examine_samples, sample_rows, summarise_samples
-    from hyperrep.tasks.opening import build_examiner, read_split
-    from hyperrep.tasks.sampled import store_samples
-
-    hyper, opened, _ = _open(model, zoo, None)
-    sampler = PcaKde(components, _bandwidth(bandwidth))
-    last = opened.split("train").epochs[-1] if epoch is None else epoch
-    anchors = Anchors.select(read_split(opened, "train", [last]), share=anchor_share)
-    rows = sample_rows(hyper, anchors, sampler, num, np.random.default_rng(seed))
-    examiner = build_examiner(opened)
-    samples = examine_samples(rows, anchors, examiner)
-    settings = {"name": "pca-kde", "components": components, "bandwidth": bandwidth, "seed": seed, "num": num}
-    store_samples(out, rows, samples, opened, anchors, sampler=settings, model=model)
-    summary = summarise_samples(samples, rows, anchors, opened.frame, examiner)
-    if as_json:
-        _print_json({"zoo": str(out), **_records(summary)[0]})
-    else:
-        _print_tables([generation_table(summary.assign(losses=hyper.config.name))])
 
 
 @app.command()
@@ -179,24 +123,16 @@ def evaluate(
 def _open(model: Path, zoo: Path, epochs: list[int] | None) -> Any:
     """Open a model and a zoo that fit each other, and decide on the epochs."""
     import zookeeper
-    from hyperrep.training.saved import load
+    from hyperrep.training.mixed import load_for
 
-    hyper, opened = load(model), zookeeper.open(zoo)
+    opened = zookeeper.open(zoo)
+    hyper = load_for(model, opened.layout)
     if hyper.layout.digest != opened.layout.digest:
         raise InputError(
             f"{model}: was trained on networks of {hyper.layout.num_weights:,} weights, {zoo} holds another "
             f"architecture ({opened.layout.num_weights:,} weights). Choose a zoo of the same architecture."
         )
     return hyper, opened, tuple(epochs) if epochs else hyper.config.epochs_of_zoo
-
-
-def _bandwidth(text: str) -> Any:
-    if text in ("scott", "silverman"):
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"--bandwidth {text!r}: expected scott, silverman or a number.") from None
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ class TrainingSection(Section):
     ``precision: bf16`` multiplies the autoencoder's matrices in bfloat16, ``compile`` fuses its operations: both
     change digits, not what is saved. ``recompute`` keeps no activations, so that memory does not grow with the batch,
     for a third more time. ``batches`` puts relatives into a batch, ``stopping`` ends a training early;
-    ``tensorboard`` writes events beside ``log.csv``.
+    ``tensorboard`` writes events beside ``log.csv``. ``rows: streamed`` keeps the rows in a mapped file instead of in
+    memory, with the same bits.
     """
 
     steps: PositiveInt | None = None
@@ -71,6 +72,7 @@ class TrainingSection(Section):
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
     recompute: bool = False
+    rows: Literal["resident", "streamed"] = "resident"
     batches: BatchSection | None = None
     stopping: StoppingSection | None = None
     tensorboard: bool = False
@@ -80,6 +82,9 @@ class TrainingSection(Section):
         if (self.steps is None) == (self.epochs is None):
             got = "neither" if self.steps is None else "both"
             raise_problems([Problem((), "the length of the training is unclear", "steps or epochs", got)])
+        if self.rows == "streamed" and self.device != "cpu":
+            what = "rows are streamed from disk to the CPU alone"
+            raise_problems([Problem(("rows",), what, "resident, or device cpu", f"device {self.device}")])
         if self.batches is not None and self.batch_size % self.batches.groups:
             expected, got = f"a divisor of batch_size {self.batch_size}", str(self.batches.groups)
             raise_problems([Problem(("batches", "groups"), "groups do not fill a batch evenly", expected, got)])

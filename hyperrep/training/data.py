@@ -92,7 +92,8 @@ class FitData:
                 raise InputError(
                     f"fit: {name} has shape {tuple(rows.shape)}; expected [N >= 1, {self.layout.num_weights}]."
                 )
-            bad = (~torch.isfinite(rows).all(dim=1)).nonzero().flatten().tolist()
+            finite = torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(rows, 1024)])
+            bad = (~finite).nonzero().flatten().tolist()
             if bad:
                 raise InputError(
                     f"fit: {len(bad)} of {len(rows)} {name} are not finite (first: {bad[0]}). "

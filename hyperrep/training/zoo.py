@@ -16,6 +16,7 @@ from hyperrep.config.loss import NOISE, ZOO
 from hyperrep.objectives.composite import part_weights
 from hyperrep.training.batches import group_rows
 from hyperrep.training.data import FitData
+from hyperrep.training.disk import rows_on_disk
 from hyperrep.training.fit import OnStep, fit
 from hyperrep.training.queries import load_query_images
 from hyperrep.training.saved import HyperRepresentation
@@ -61,9 +62,10 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
     """Read from a zoo what a training needs; diverged checkpoints are left out and counted in the provenance.
 
     Test rows and test images are not read. Without a val split there is no validation; without a
-    specification of the images it measures no behaviour.
+    specification of the images, or with networks of several activations, it measures no behaviour.
     """
-    architecture, activation = _architecture_of(zoo, allow_import=allow_import)
+    needs_images = part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0
+    architecture, activation = _architecture_of(zoo, allow_import=allow_import, one_activation=needs_images)
     image = zoo.image
     population = load_population(architecture, activation, image.shape, image.num_classes)
     if population.layout.digest != zoo.layout.digest:
@@ -74,8 +76,8 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
     train = _read_rows(config, zoo, "train")
     has_val = "split" in zoo.frame and bool((zoo.frame["split"] == "val").any())
     val = _read_rows(config, zoo, "val") if has_val else None
-    needs_images = part_weights(config.loss.gamma, config.loss.beta)["behaviour"] > 0
-    images = load_zoo_images(zoo) if needs_images or zoo.header.spec is not None else None
+    can_run = zoo.header.spec is not None and zoo.frame["activation"].nunique() == 1
+    images = load_zoo_images(zoo) if needs_images or can_run else None
     provenance: dict[str, Any] = {
         "name": zoo.header.name,
         "header_digest": zoo.header.digest,
@@ -125,7 +127,7 @@ def read_symmetry(zoo: Zoo, *, allow_import: bool = False) -> Symmetry:
     InputError
         If the zoo mixes architectures, or names one as ``python.path:factory`` without ``allow_import``.
     """
-    architecture, activation = _architecture_of(zoo, allow_import=allow_import)
+    architecture, activation = _architecture_of(zoo, allow_import=allow_import, one_activation=False)
     image = zoo.image
     network = build_network(
         architecture,
@@ -137,9 +139,14 @@ def read_symmetry(zoo: Zoo, *, allow_import: bool = False) -> Symmetry:
     return Symmetry.of(network, image.shape)
 
 
-def _architecture_of(zoo: Zoo, *, allow_import: bool) -> tuple[str, str]:
-    """Architecture and activation of all networks of a zoo; one that would import code needs permission."""
+def _architecture_of(zoo: Zoo, *, allow_import: bool, one_activation: bool) -> tuple[str, str]:
+    """Architecture and activation of all networks of a zoo; one that would import code needs permission.
+
+    Where networks are not run they may differ in activation; the first one is returned.
+    """
     factors = zoo.frame[["architecture", "activation"]].drop_duplicates()
+    if not one_activation:
+        factors = factors.drop_duplicates("architecture")
     if len(factors) != 1:
         raise InputError(
             f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first."
@@ -206,11 +213,19 @@ def _read_rows(config: TrainConfig, zoo: Zoo, split: str) -> _Rows:
                 f"{', '.join(map(str, missing))}; stored are {part.epochs[0]} to {part.epochs[-1]}."
             )
         part = part.query("epoch in @epochs", epochs=list(epochs))
-    rows = part.weights()
-    usable = np.isfinite(rows).all(axis=1)
+    good = np.ones(len(part), dtype=bool)
     if "status" in part.frame:
-        usable &= (part.frame["status"] == "ok").to_numpy()
+        good = (part.frame["status"] == "ok").to_numpy()
+    rows, usable = _finite_rows(part[np.flatnonzero(good)], on_disk=config.training.rows == "streamed")
     if not usable.any():
         raise InputError(f"{zoo.path}: the {split} split holds no usable checkpoint. Build the zoo to its end.")
-    kept = torch.from_numpy(rows if usable.all() else rows[usable])
-    return _Rows(kept, part.frame.iloc[np.flatnonzero(usable)].reset_index(drop=True), int((~usable).sum()))
+    kept = np.flatnonzero(good)[usable]
+    return _Rows(torch.from_numpy(rows), part.frame.iloc[kept].reset_index(drop=True), len(part) - len(kept))
+
+
+def _finite_rows(part: Zoo, *, on_disk: bool) -> tuple[np.ndarray, np.ndarray]:
+    if on_disk:
+        return rows_on_disk(part)
+    rows = part.weights()
+    usable = np.isfinite(rows).all(axis=1)
+    return rows if usable.all() else rows[usable], usable

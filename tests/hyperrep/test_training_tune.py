@@ -6,16 +6,21 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import zookeeper
 from hyperrep.config import load_config
 from hyperrep.config.tune import load_tune
 from hyperrep.training import tune as tune_module
+from hyperrep.training.disk import rows_on_disk
+from hyperrep.training.fit import fit
 from hyperrep.training.saved import load
 from hyperrep.training.trial import Trial, saved_row, trial_folder
 from hyperrep.training.tune import tune
+from hyperrep.training.zoo import read_fit_data
 from zookeeper.build import build_zoo
 from zookeeper.errors import BuildError, InputError, SpecError
 from zookeeper.spec.plan import make_plan
@@ -167,3 +172,21 @@ def test_without_ray_without_zoo_and_without_results_there_is_one_clear_error(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'ray\[tune\]'"):
         tune(folder / "search.yaml", out=tmp_path / "without")
+
+
+def test_streamed_rows_train_to_the_bits_of_resident_ones(folder: Path, tmp_path: Path) -> None:
+    opened = zookeeper.open(folder / "zoo")
+    mapped, usable = rows_on_disk(opened)
+    assert isinstance(mapped, np.memmap)
+    assert usable.all()
+    np.testing.assert_array_equal(mapped, opened.weights())
+    models = []
+    for rows in ("resident", "streamed"):
+        path = tmp_path / f"{rows}.yaml"
+        path.write_text(TRAINING.replace("steps: 8", f"steps: 2, rows: {rows}"))
+        config = load_config(path)
+        data = read_fit_data(config, opened)
+        fit(config, data, tmp_path / rows)
+        models.append(((tmp_path / rows / "model.safetensors").read_bytes(), config.digest, data.rows))
+    assert models[0][:2] == models[1][:2]
+    assert torch.equal(models[0][2], models[1][2])
