@@ -17,6 +17,8 @@ _HOME = {
     "WeightTransformer": "hyperrep.training.estimator",
     "fit": "hyperrep.training.fit",
     "fit_zoo": "hyperrep.training.zoo",
+    "fit_zoos": "hyperrep.training.mixed_fit",
+    "load_mixed": "hyperrep.training.mixed",
 }
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "WeightTransformer",
     "fit",
     "fit_zoo",
+    "fit_zoos",
     "load",
     "load_config",
+    "load_mixed",
 ]
 
 

@@ -20,31 +20,32 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of continuing.")] = False,
     processes: Annotated[int, typer.Option(help="Processes that share every batch, on this machine.")] = 1,
 ) -> None:
-    """Train a hyper-representation; the same command again continues an interrupted training.
+    """Train a hyper-representation on one zoo or several; the same command again continues an interrupted training.
 
     Several machines: start the command with torchrun on each of them instead of --processes.
     """
     import zookeeper
     from hyperrep.config import load_config
-    from hyperrep.training.fit import fit
     from hyperrep.training.launch import launch, this_command
+    from hyperrep.training.mixed_fit import fit_mixed
     from hyperrep.training.ranks import joined_ranks
     from hyperrep.training.zoo import read_fit_data
     from zookeeper.population.process import prepare_process
 
     settings = load_config(config)
-    source = zoo or (Path(settings.zoo) if settings.zoo else None)
-    if source is None:
-        raise InputError(f"{config}: names no zoo. Add `zoo: PATH` or pass --zoo.")
+    named = settings.zoos or ([settings.zoo] if settings.zoo else [])
+    sources = [zoo] if zoo else [Path(one) for one in named]
+    if not sources:
+        raise InputError(f"{config}: names no zoo. Add `zoo: PATH` or `zoos: [PATH, PATH]`, or pass --zoo.")
     target = out or Path("data/hyperrep") / settings.name
     if processes != 1:
-        options = ["--zoo", str(source), "--out", str(target), *(["--fresh"] if fresh else [])]
+        options = [*(["--zoo", str(zoo)] if zoo else []), "--out", str(target), *(["--fresh"] if fresh else [])]
         launch(this_command("train", str(config), *options), processes)
         return
     prepare_process(settings.training.threads)
     with joined_ranks(settings.training.device) as ranks:
-        data = read_fit_data(settings, zookeeper.open(source))
-        fit(settings, data, target, resume=not fresh, progress=sys.stderr.isatty(), ranks=ranks)
+        parts = [read_fit_data(settings, zookeeper.open(source)) for source in sources]
+        fit_mixed(settings, parts, target, resume=not fresh, progress=sys.stderr.isatty(), ranks=ranks)
         if ranks.is_first:
             typer.echo(target)
 

@@ -248,14 +248,19 @@ class HyperRepresentation:
         if self.loss_scales:
             header["loss_scales"] = dict(self.loss_scales)
         write_durable(folder / "model.safetensors", save_tensors(tensors))
-        write_durable(folder / "layout.json", _json(self.layout.to_json()))
-        write_durable(folder / "scaling.json", _json(self.scaling.to_json()))
+        self.save_layout(folder)
+        write_durable(folder / "config.json", json_bytes(header))
+        return folder
+
+    def save_layout(self, folder: Path) -> None:
+        """Write what belongs to the layout: its columns, the scaling and, if there is one, the alignment."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durable(folder / "layout.json", json_bytes(self.layout.to_json()))
+        write_durable(folder / "scaling.json", json_bytes(self.scaling.to_json()))
         if self.aligner is not None:
             reference = self.aligner.reference.detach().cpu().float().contiguous()
             write_durable(folder / "alignment.safetensors", save_tensors({"reference": reference}))
-            write_durable(folder / "alignment.json", _json(self.aligner.to_json()))
-        write_durable(folder / "config.json", _json(header))
-        return folder
+            write_durable(folder / "alignment.json", json_bytes(self.aligner.to_json()))
 
 
 def load(folder: str | Path) -> HyperRepresentation:
@@ -267,26 +272,36 @@ def load(folder: str | Path) -> HyperRepresentation:
         If the folder, one of its files or a tensor is missing, damaged or of an unknown version.
     """
     folder = Path(folder)
-    header = _read_json(folder / "config.json")
+    header = read_json(folder / "config.json")
     if header.get("format") != "hyperrep" or header.get("format_version") not in FORMAT_VERSIONS:
         raise InputError(
             f"{folder / 'config.json'}: not a hyper-representation of format version 1 or 2; "
             f"got format {header.get('format')!r}, version {header.get('format_version')!r}."
         )
     config = TrainConfig.model_validate_json(json.dumps(header["train"]))
-    layout = WeightLayout.from_json(_read_json(folder / "layout.json"))
-    if layout.digest != header.get("layout_digest"):
-        raise InputError(f"{folder / 'layout.json'}: does not belong to config.json. Copy the whole folder again.")
-    scaling = Scaling.from_json(_read_json(folder / "scaling.json"), layout)
+    layout, scaling, aligner = read_layout(folder, config, str(header.get("layout_digest")))
     hyper = HyperRepresentation.initialise(config, layout, scaling, seed=0, provenance=header.get("zoo", {}))
-    aligner = None if config.align is None else _load_aligner(folder, layout)
     hyper = replace(hyper, loss_scales=header.get("loss_scales", {}), aligner=aligner)
+    read_weights(folder, hyper.model)
+    return hyper
+
+
+def read_weights(folder: Path, model: torch.nn.Module) -> None:
+    """Load the weights of a saved autoencoder in place."""
     path = folder / "model.safetensors"
     try:
-        hyper.model.load_state_dict(load_tensors(path.read_bytes()))
+        model.load_state_dict(load_tensors(path.read_bytes()))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the whole folder again.") from error
-    return hyper
+
+
+def read_layout(folder: Path, config: TrainConfig, digest: str) -> tuple[WeightLayout, Scaling, Aligner | None]:
+    """Read what `HyperRepresentation.save_layout` wrote; the layout must have the digest."""
+    layout = WeightLayout.from_json(read_json(folder / "layout.json"))
+    if layout.digest != digest:
+        raise InputError(f"{folder / 'layout.json'}: does not belong to config.json. Copy the whole folder again.")
+    scaling = Scaling.from_json(read_json(folder / "scaling.json"), layout)
+    return layout, scaling, None if config.align is None else _load_aligner(folder, layout)
 
 
 def _load_aligner(folder: Path, layout: WeightLayout) -> Aligner:
@@ -295,14 +310,16 @@ def _load_aligner(folder: Path, layout: WeightLayout) -> Aligner:
         reference = load_tensors(path.read_bytes())["reference"]
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Copy the whole folder again.") from error
-    return Aligner.from_json(_read_json(folder / "alignment.json"), layout, reference)
+    return Aligner.from_json(read_json(folder / "alignment.json"), layout, reference)
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """JSON as it stands in a saved folder: indented, with sorted keys."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a saved folder."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
