@@ -7,6 +7,7 @@ Characteristic Prediction" (2021), section 4.2, baselines PCA_l, PCA_c, PCA_r an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -80,7 +81,9 @@ def fit_projection(
 
 def _fit_umap(rows: np.ndarray, num: int, seed: int) -> Projection:
     try:
-        import umap
+        with warnings.catch_warnings():  # it warns that TensorFlow, which nothing here needs, is absent
+            warnings.simplefilter("ignore", ImportWarning)
+            import umap
     except ImportError as error:
         raise InputError(
             "projection UMAP: needs the package umap-learn. Install it (pip install 'weight-zookeeper[umap]')."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -42,8 +43,8 @@ def split_scores(summary: pd.DataFrame, *, label: str, highlight: Sequence[str] 
                     _interval(axes, lines.loc[name], place, colour, _LOWEST_R2 if score == "r2" else 0.0)
             axes.set(xlim=(_LOWEST_R2 if score == "r2" else 0, 1.02), ylim=(-0.6, len(names) - 0.4))
             axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
-            seen = f"encoder trained on {100 * float(lines['encoder_saw'].mean()):.0f} % of these models"
-            axes.set_title(f"split: {split}\n{seen}", fontsize=7.5)
+            seen = f"encoder saw {100 * float(lines['encoder_saw'].mean()):.0f} % of them"
+            axes.set_title(f"split: {split}\n{seen}", fontsize=8)
             axes.set_xlabel(f"{'R2' if score == 'r2' else 'accuracy'} of {label.replace('_', ' ')}")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
@@ -146,10 +147,12 @@ def novelty_audit(audit: pd.DataFrame) -> Figure:
             for number, (kind, part) in enumerate(audit.groupby("networks", sort=False)):
                 colour = PALETTE[number % len(PALETTE)]
                 there = part["reached"].to_numpy(dtype=bool)
+                faces = [to_rgba(colour, 0.6 if filled else 0.0) for filled in there]
                 axes.scatter(
-                    part["distance"], part[column], s=16, alpha=0.6, linewidths=0.8,
-                    edgecolors=colour, facecolors=np.where(there, colour, "none"), label=kind,
+                    part["distance"], part[column], s=16, linewidths=0.8, edgecolors=to_rgba(colour, 0.6),
+                    facecolors=faces,
                 )  # fmt: skip
+                axes.scatter([], [], s=16, color=colour, label=kind)
             axes.set(xlabel="L2 distance to the nearest training model", ylim=(0, 1.04))
             axes.set_xlim(left=0)
             axes.set_title(title, fontsize=9)
