@@ -227,5 +227,5 @@ def _finite_rows(part: Zoo, *, on_disk: bool) -> tuple[np.ndarray, np.ndarray]:
     if on_disk:
         return rows_on_disk(part)
     rows = part.weights()
-    usable: np.ndarray = np.isfinite(rows).all(axis=1)
+    usable = np.asarray(np.isfinite(rows).all(axis=1))
     return rows if usable.all() else rows[usable], usable
