@@ -52,9 +52,11 @@ def find_anchors(samples: Zoo, zoo: Zoo) -> Anchors:
         raise InputError(
             f"{samples.path}: was sampled from another zoo than {zoo.path}: {provenance.get('zoo', {}).get('path')}."
         )
-    epoch = int(provenance["anchors"].get("epoch", zoo.split("train").epochs[-1]))
-    train = read_split(zoo, "train", [epoch])
-    anchors = train.where(train.frame["model_id"].isin(known).to_numpy())
+    epochs = provenance["anchors"].get("epochs", [zoo.split("train").epochs[-1]] * len(known))
+    train = read_split(zoo, "train", sorted(set(epochs)))
+    wanted = set(zip(known, epochs, strict=True))
+    pairs = zip(train.frame["model_id"], train.frame["epoch"], strict=True)
+    anchors = train.where(np.array([pair in wanted for pair in pairs]))
     return Anchors(anchors, float(provenance["anchors"].get("threshold", 0.0)))
 
 

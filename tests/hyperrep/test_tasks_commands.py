@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         build_zoo(make_plan(load_spec(place.folder / f"{name}.yaml")), place.folder / name, show_progress=False)
     (place.folder / "model.yaml").write_text(TRAINING)
     fit_zoo(load_config(place.folder / "model.yaml"), zookeeper.open(place.zoo), place.model, progress=False)
-    options = ["-n", "8", "--anchor-share", "1", "--components", "3", "--json"]
+    options = ["-n", "8", "--anchor-share", "1", "--set", "num_components=3", "--json"]
     result = runner.invoke(cli.app, ["sample", place.model, place.zoo, "--out", place.samples, *options])
     assert result.exit_code == 0, result.output
     return place
