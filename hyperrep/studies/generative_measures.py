@@ -22,6 +22,7 @@ from hyperrep.tasks.other_zoo import decode_other_zoo
 from hyperrep.tasks.split import select_on_validation
 from hyperrep.tasks.targets import choose_target, move_starts
 from hyperrep.training.saved import HyperRepresentation
+from zookeeper.errors import InputError
 from zookeeper.spec.document import Section
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -127,17 +128,18 @@ def finetuning(scene: Scene, settings: FineTuningSettings) -> Findings:
     """
     drawn = draw(scene.hyper, scene.bench, settings)
     targets = scene.others if settings.transfer else {scene.bench.role: scene.bench}
+    if not targets:
+        raise InputError(
+            f"transfer from {scene.bench.role}: there is no other zoo here. Give one more with --zoo PATH."
+        )
     facts, items = [], []
     for role, bench in targets.items():
         for architecture in settings.architectures or (None,):
             frame = _tune(scene, bench, architecture, drawn, settings)
             where = {"target": role, "architecture": architecture or ""}
             table = summarise_fine_tuning(frame).rename(columns={"start": "features"})
-            facts.append(
-                as_facts(table, ["test_acc", "selected_test_acc", "num_diverged"], ["features", "epoch"]).assign(
-                    **where
-                )
-            )
+            measures = ["test_acc", "selected_test_acc", "num_diverged"]
+            facts.append(as_facts(table, measures, ["features", "epoch"]).assign(**where))
             items.append(frame.rename(columns={"start": "features"}).drop(columns="status").assign(**where))
     return Findings(pd.concat(facts, ignore_index=True), pd.concat(items, ignore_index=True))
 
@@ -155,7 +157,7 @@ def _tune(
         line, epochs=settings.epochs, seed=settings.seed, train_fraction=settings.train_fraction
     )
     layout = scene.bench.zoo.layout
-    starts: dict[str, np.ndarray] = Field(default_factory=dict)
+    starts: dict[str, np.ndarray] = {}
     for name, (anchors, rows) in drawn.items():
         own = starting_rows(rows, anchors, layout, how)
         label = EMBEDDING if len(drawn) == 1 else name
@@ -167,6 +169,8 @@ def _tune(
 
 def unseen_zoos(scene: Scene, settings: EnsembleSettings) -> Findings:
     """Networks decoded and sampled from the embeddings of zoos the hyper-representation has not seen."""
+    if not scene.others:
+        raise InputError(f"unseen zoos: there is none beside {scene.bench.role}. Give one more with --zoo PATH.")
     parts = []
     for role, bench in scene.others.items():
         samples = {name: rows for name, (_, rows) in draw(scene.hyper, bench, settings).items()}
@@ -176,11 +180,7 @@ def unseen_zoos(scene: Scene, settings: EnsembleSettings) -> Findings:
         )
         measures = ["test_acc", "selected_test_acc", "ensemble_test_acc", "agreement"]
         parts.append(as_facts(table, measures, ["networks"]).assign(other=role))
-    return (
-        Findings(pd.concat(parts, ignore_index=True))
-        if parts
-        else Findings(pd.DataFrame(columns=["measure", "value", "spread"]))
-    )
+    return Findings(pd.concat(parts, ignore_index=True))
 
 
 class DriftSettings(Section):

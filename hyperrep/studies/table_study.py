@@ -116,6 +116,8 @@ def _open_benches(run: Run) -> dict[str, Bench]:
         given = assign_zoos(run.zoos, tuple(study.on or study.zoos))
         return {role: Bench(role, path, epochs) for role, path in given.items()}
     sources = run.found.zoos(run.scale)
+    if not sources:
+        raise InputError(f"{study.name}: has no zoo at scale {run.scale}; expected another --scale, or --zoo PATH.")
     return {
         role: open_bench(role, source, run.found.folder, run.cache, epochs, run.say) for role, source in sources.items()
     }
