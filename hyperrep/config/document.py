@@ -27,12 +27,13 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "tokens": {"encoding": "fixed"},
         "model": {
             "kind": "sane", "preset": None, "mlp_width": None, "compression_token": False, "bounded": False,
-            "positions": "learned", "projection": 30, "dropout": 0.0,
+            "positions": "learned", "projection": 30, "dropout": 0.0, "statistics": False,
         },
         "loss": {
             "contrast": "ntxent", "behaviour": "squared", "distillation_temperature": 2.0, "cycle": 0.0,
             "query_set": [{"source": "zoo", "share": 1.0, "root": None, "path": None}], "scales": "none",
         },
+        "augment": {"relative_noise": 0.0},
         "training": {
             "stopping": None, "tensorboard": False, "precision": "float32", "compile": False, "recompute": False,
             "rows": "resident",
@@ -71,6 +72,13 @@ class TrainConfig(Section):
         if self.windows is not None and self.tokens.encoding == "neuron":
             what = "a window may begin inside a layer, but encoding neuron maps whole layers"
             raise_problems([Problem(("windows",), what, "encoding fixed or weight, or no windows", "encoding neuron")])
+        return self
+
+    @model_validator(mode="after")
+    def _check_statistics(self) -> TrainConfig:
+        if self.model.statistics and self.tokens.encoding != "fixed":
+            what, got = "only tokens of a fixed width have statistics", f"encoding {self.tokens.encoding}"
+            raise_problems([Problem(("model", "statistics"), what, "encoding fixed, or statistics false", got)])
         return self
 
     @model_validator(mode="after")

@@ -65,7 +65,8 @@ class ModelSection(Section):
     ``bounded`` squashes latents into (-1, 1). ``preset`` fills in sizes that are not given. ``positions:
     sinusoidal`` needs no table as long as the network. ``mlp_width`` is 4 times ``d_model`` by default,
     ``projection`` the width of the head for the contrastive loss. ``dropout`` is the share of what a transformer block
-    adds to its tokens that is dropped in training.
+    adds to its tokens that is dropped in training. ``statistics`` shows the encoder mean, root mean square and mean
+    magnitude of every token, which layer norm hides.
     """
 
     kind: Literal["sane", "attention", "feedforward"] = "sane"
@@ -80,6 +81,7 @@ class ModelSection(Section):
     positions: Literal["learned", "sinusoidal"] = "learned"
     projection: PositiveInt = 30
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    statistics: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -107,6 +109,8 @@ class ModelSection(Section):
             problems.append(Problem(("positions",), "only sane has a choice of positions", "learned", self.positions))
         if self.mlp_width is not None and feedforward:
             problems.append(Problem(("mlp_width",), "feedforward has none", "nothing", str(self.mlp_width)))
+        if self.statistics and self.kind != "sane":
+            problems.append(Problem(("statistics",), "only sane shows statistics of tokens", "kind sane", self.kind))
         if self.dropout > 0 and feedforward:
             problems.append(Problem(("dropout",), "feedforward has none", "0", f"{self.dropout:g}"))
         raise_problems(problems)

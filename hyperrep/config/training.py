@@ -14,11 +14,15 @@ Watched = Literal["total", "contrast", "structure", "behaviour", "cycle", "agree
 
 
 class AugmentSection(Section):
-    """What changes between the views: permutation, share of erased models, deviation of added noise."""
+    """What changes between the views: permutation, share of erased models, deviation of added noise.
+
+    ``noise`` is in units of the standardised weights, ``relative_noise`` in those of each weight: w (1 + sigma eps).
+    """
 
     permute: bool = True
     erase: Share = 0.0
     noise: NonNegative = 0.0
+    relative_noise: NonNegative = 0.0
 
 
 class StoppingSection(Section):

@@ -17,6 +17,37 @@ from hyperrep.models.autoencoder import (
 )
 from hyperrep.models.transformer import PositionKind, Transformer, position_embeddings, table_sizes
 
+STATISTICS = ("mean", "root mean square", "mean magnitude")
+_SMALLEST_SQUARE = 1e-6  # keeps the gradient of the root finite for a token of zeros
+_STATISTICS_GAIN = 3.0  # a statistic is one entry among as many as a token is wide
+
+
+def append_statistics(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Append mean, root mean square and mean magnitude of each token's real entries, times 3.
+
+    Layer norm hides how large a token is, and sums over its entries know no squares; how far the weights of a unit
+    have moved from a random draw shows in these.
+
+    Parameters
+    ----------
+    tokens
+        ``[..., T, D]``, zero where ``mask`` is False.
+    mask
+        Real entries, bool ``[..., T, D]``.
+
+    Returns
+    -------
+    ``[..., T, D + 3]``.
+
+    >>> append_statistics(torch.tensor([[3.0, -3.0, 0.0]]), torch.tensor([[True, True, False]])).round().tolist()
+    [[3.0, -3.0, 0.0, 0.0, 9.0, 9.0]]
+    """
+    count = mask.sum(-1).clamp(min=1)
+    mean = tokens.sum(-1) / count
+    size = (tokens.square().sum(-1) / count + _SMALLEST_SQUARE).sqrt()
+    magnitude = tokens.abs().sum(-1) / count
+    return torch.cat([tokens, _STATISTICS_GAIN * torch.stack([mean, size, magnitude], -1)], -1)
+
 
 class Sane(Autoencoder):
     """Autoencoder of token sequences, whole networks or windows of them, with one latent per token.
@@ -50,6 +81,8 @@ class Sane(Autoencoder):
         Tokens and real entries of every layer, for a linear map per layer; None: one map for all.
     projection
         Width of the projection head.
+    statistics
+        Whether the encoder sees `append_statistics` of each token; only without ``layer_widths``.
     generator
         Draws the initial weights; None takes seed 0.
 
@@ -81,6 +114,7 @@ class Sane(Autoencoder):
         sizes: tuple[int, ...] | None = None,
         layer_widths: tuple[tuple[int, int], ...] | None = None,
         projection: int = PROJECTION_WIDTH,
+        statistics: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -99,7 +133,9 @@ class Sane(Autoencoder):
                 d_model=d_model, num_heads=num_heads, num_layers=num_layers, mlp_width=mlp_width,
             )  # fmt: skip
 
-        inwards = nn.Linear(width, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
+        self.statistics = statistics
+        width_in = width + len(STATISTICS) * statistics
+        inwards = nn.Linear(width_in, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
         outwards = (
             nn.Linear(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
         )
@@ -111,7 +147,9 @@ class Sane(Autoencoder):
     def encode(self, tokens: torch.Tensor, place: Place | None = None) -> torch.Tensor:
         """Map tokens ``[N, S, D]`` to latents ``[N, S, Z]``; padded entries are not read."""
         mask, positions = (self.mask, self.positions) if place is None else place
-        return bound(self.encoder(tokens.masked_fill(~mask, 0.0), positions), bounded=self.bounded)
+        real = tokens.masked_fill(~mask, 0.0)
+        seen = append_statistics(real, mask) if self.statistics else real
+        return bound(self.encoder(seen, positions), bounded=self.bounded)
 
     def decode(self, latents: torch.Tensor, place: Place | None = None) -> torch.Tensor:
         """Map latents ``[N, S, Z]`` to tokens ``[N, S, D]``; padded entries carry no meaning."""

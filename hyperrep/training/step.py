@@ -27,7 +27,7 @@ from hyperrep.training.ranks import SINGLE, Ranks
 from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.streams import keyed_generator
 from hyperrep.weights.tokens import TokenWindow
-from hyperrep.weights.views import add_noise, draw_views, erase
+from hyperrep.weights.views import add_noise, add_relative_noise, draw_views, erase
 from hyperrep.weights.windows import draw_window
 
 __all__ = ["FitData", "Objective"]
@@ -243,6 +243,7 @@ class Objective:
         tokens = hyper.tokens_of(views, window)
         if augmented:
             mask = hyper.tokeniser.mask if window is None else window.mask
+            tokens = add_relative_noise(tokens, generator, sigma=augment.relative_noise)
             tokens = add_noise(tokens, mask, generator, sigma=augment.noise)
             tokens = erase(tokens, generator, probability=augment.erase)
         if ranks.size > 1:

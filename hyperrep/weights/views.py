@@ -98,5 +98,18 @@ def add_noise(tokens: torch.Tensor, mask: torch.Tensor, generator: torch.Generat
     return torch.where(mask.to(tokens.device), tokens + sigma * noise, tokens)
 
 
+def add_relative_noise(tokens: torch.Tensor, generator: torch.Generator, *, sigma: float) -> torch.Tensor:
+    """Multiply every entry of ``[N, T, D]`` by 1 + sigma eps with normal eps; zeros, so padding too, stay zero.
+
+    >>> tokens = torch.tensor([[[2.0, 0.0]]])
+    >>> changed = add_relative_noise(tokens, torch.Generator().manual_seed(0), sigma=0.1)
+    >>> bool(changed[0, 0, 0] != 2), changed[0, 0, 1].item()
+    (True, 0.0)
+    """
+    if sigma == 0:
+        return tokens
+    return tokens * (1 + sigma * torch.randn(tokens.shape, generator=generator).to(tokens.device))
+
+
 def _between(index: torch.Tensor, start: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
     return (index >= start[:, None]) & (index < (start + length)[:, None])

@@ -12,7 +12,7 @@ import torch
 
 import hyperrep
 from hyperrep.config import TrainConfig
-from hyperrep.models.sane import Sane
+from hyperrep.models.sane import Sane, append_statistics
 from hyperrep.training.saved import TILE, HyperRepresentation, load
 from hyperrep.weights.scaling import Scaling
 from zookeeper.errors import InputError
@@ -149,3 +149,28 @@ def test_wrong_widths_are_refused(hyper: HyperRepresentation) -> None:
         hyper.decode(torch.zeros(2, 54, 5))
     with pytest.raises(InputError, match="not divisible"):
         Sane(torch.ones(2, 3).bool(), torch.zeros(2, 3).long(), latent=1, d_model=5, num_heads=2, num_layers=1)
+
+
+def test_statistics_are_those_of_real_entries() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(5, 7, generator=generator) < 0.6
+    mask[2] = False
+    tokens = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64).masked_fill(~mask, 0.0)
+    found = append_statistics(tokens, mask)
+    assert torch.equal(found[..., :7], tokens)
+    for token in range(5):
+        real = tokens[:, token, mask[token]]
+        wanted = (real.mean(-1), real.square().mean(-1).sqrt(), real.abs().mean(-1))
+        for place, value in enumerate(wanted):
+            expected = 3 * value if mask[token].any() else torch.zeros(3, dtype=torch.float64)
+            torch.testing.assert_close(found[:, token, 7 + place], expected, atol=4e-3, rtol=1e-5)
+
+
+def test_what_padding_holds_does_not_reach_the_statistics() -> None:
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    positions = torch.tensor([[0, 0, 0], [1, 0, 1]])
+    model = Sane(mask, positions, latent=2, d_model=8, num_heads=2, num_layers=1, statistics=True).eval()
+    tokens = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    poisoned = tokens.masked_fill(~mask, float("nan"))
+    assert torch.equal(model.encode(poisoned), model.encode(tokens))
+    assert not torch.allclose(model.encode(2 * tokens), model.encode(tokens))

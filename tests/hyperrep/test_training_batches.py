@@ -18,6 +18,7 @@ from hyperrep.training.data import FitData
 from hyperrep.training.dropout import dropping
 from hyperrep.training.fit import fit
 from hyperrep.training.saved import load
+from hyperrep.weights.views import add_relative_noise
 from zookeeper.errors import InputError, SpecError
 from zookeeper.nets.symmetry import Symmetry
 from zookeeper.population import Population
@@ -167,3 +168,38 @@ def test_dropout_is_zero_outside_of_training_even_after_an_error() -> None:
     with pytest.raises(Stopped):
         fail()
     assert not layer.training
+
+
+def test_relative_noise_is_in_units_of_each_weight() -> None:
+    tokens = torch.tensor([4.0, -0.25, 0.0]).repeat(20000, 1)[:, None]
+    noisy = add_relative_noise(tokens, torch.Generator().manual_seed(0), sigma=0.3)
+    spread = (noisy - tokens).std(0)[0]
+    assert spread[0].item() == pytest.approx(1.2, rel=0.03)
+    assert spread[1].item() == pytest.approx(0.075, rel=0.03)
+    assert not noisy[:, 0, 2].any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {
+            "model": {
+                "kind": "attention",
+                "d_model": 16,
+                "num_heads": 2,
+                "num_layers": 1,
+                "latent": 4,
+                "statistics": True,
+            }
+        },
+        {
+            "tokens": {"encoding": "neuron"},
+            "model": {"d_model": 16, "num_heads": 2, "num_layers": 1, "latent": 4, "statistics": True},
+        },
+        {"model": {"kind": "feedforward", "num_layers": 1, "latent": 4, "dropout": 0.1}},
+    ],
+)
+def test_statistics_and_dropout_belong_to_some_models_alone(change: dict[str, Any]) -> None:
+    value = config().model_dump(mode="json") | change
+    with pytest.raises(ValueError, match=r"statistics|feedforward has none"):
+        TrainConfig.model_validate_json(json.dumps(value))
