@@ -57,6 +57,7 @@ def run(
         "data/studies/cache"
     ),
     workers: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; one per core by default.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch in the tasks.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a claim did not hold.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +65,7 @@ def run(
     from hyperrep.studies.catalogue import find_study, is_table_study
 
     path = find_study(name)
+    _use_threads(threads)
     if is_table_study(path):
         results, tables, made = _run_table_study(path, zoo or [], scale or "cpu", seeds or 1, out, cache, workers)
     else:
@@ -75,6 +77,16 @@ def run(
     typer.echo(f"report: {made}", err=True)
     if strict and not results.get("all_held", True):
         raise typer.Exit(3)
+
+
+def _use_threads(num: int) -> None:
+    """Limit torch and the linear algebra of NumPy: idle threads of theirs spin and slow each other down."""
+    from threadpoolctl import threadpool_limits
+
+    from zookeeper.population.process import prepare_process
+
+    prepare_process(num)
+    threadpool_limits(num)
 
 
 _Shown = tuple[dict[str, Any], "list[ReportTable]", Path]

@@ -67,6 +67,7 @@ def draw(wanted: FigureSection, measured: Measured) -> Figure | None:
     frame = frame[frame["task"] == wanted.task]
     for key, values in wanted.where.items():
         frame = frame[frame[key].isin(values)]
+    frame = frame.assign(zoo=[_stand_in(role, measured) for role in frame["zoo"]])
     for key in {wanted.hue, wanted.panels} if wanted.names else ():
         frame = frame.assign(**{key: [wanted.names.get(str(value), value) for value in frame[key]]})
     columns = [wanted.x] if wanted.kind == "distributions" else [wanted.x, wanted.y]
@@ -78,6 +79,12 @@ def draw(wanted: FigureSection, measured: Measured) -> Figure | None:
         return table_figures.distributions(frame, **common)
     make = table_figures.lines if wanted.kind == "lines" else table_figures.points
     return make(frame, **common, y=wanted.y, y_label=wanted.y_label)
+
+
+def _stand_in(role: str, measured: Measured) -> str:
+    """The paper's zoo, and what stood in for it."""
+    name = measured.zoos.get(role, {}).get("name", role)
+    return role if name == role else f"{role} (here {name})"
 
 
 def _head(run: Run, measured: Measured) -> dict[str, Any]:
