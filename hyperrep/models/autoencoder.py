@@ -29,7 +29,7 @@ class Autoencoder(nn.Module, ABC):
     """Autoencoder of token sequences with a projection head.
 
     A model's latent does not depend on its batch-mates: nothing is computed over the batch. Padding has no
-    part in the latent. There is no dropout, so training and evaluation run the same arithmetic.
+    part in the latent. Outside of training mode nothing is dropped.
 
     Attributes
     ----------
