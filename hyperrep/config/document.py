@@ -79,6 +79,10 @@ class TrainConfig(Section):
         if self.model.statistics and self.tokens.encoding != "fixed":
             what, got = "only tokens of a fixed width have statistics", f"encoding {self.tokens.encoding}"
             raise_problems([Problem(("model", "statistics"), what, "encoding fixed, or statistics false", got)])
+        several = self.zoos is not None and len(self.zoos) > 1
+        if self.model.statistics and (several or self.windows is not None):
+            what, got = "statistics are of whole networks of one zoo", "several zoos" if several else "windows"
+            raise_problems([Problem(("model", "statistics"), what, "false, or one zoo without windows", got)])
         return self
 
     @model_validator(mode="after")

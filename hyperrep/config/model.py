@@ -65,8 +65,8 @@ class ModelSection(Section):
     ``bounded`` squashes latents into (-1, 1). ``preset`` fills in sizes that are not given. ``positions:
     sinusoidal`` needs no table as long as the network. ``mlp_width`` is 4 times ``d_model`` by default,
     ``projection`` the width of the head for the contrastive loss. ``dropout`` is the share of what a transformer block
-    adds to its tokens that is dropped in training. ``statistics`` shows the encoder mean, root mean square and mean
-    magnitude of every token, which layer norm hides.
+    adds to its tokens that is dropped in training. ``statistics`` shows the encoder how large the entries and the
+    biases of every token are, which layer norm hides.
     """
 
     kind: Literal["sane", "attention", "feedforward"] = "sane"

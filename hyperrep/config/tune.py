@@ -120,7 +120,7 @@ class TuneConfig(Section):
         """What every trial changes, by dotted key. A random trial's draw depends on the seed and its number alone.
 
         >>> axes = {"loss.beta": AxisSection(choices=(0.1, 0.2)), "training.lr": AxisSection(choices=(1e-3,))}
-        >>> [dict(trial) for trial in TuneConfig(name="a", config="000", space=axes).trials]
+        >>> [dict(trial) for trial in TuneConfig(name="a", config="000", space=axes, metric="agreement").trials]
         [{'loss.beta': 0.1, 'training.lr': 0.001}, {'loss.beta': 0.2, 'training.lr': 0.001}]
         """
         if self.search == "grid":

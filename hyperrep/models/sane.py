@@ -16,37 +16,40 @@ from hyperrep.models.autoencoder import (
     projection_head,
 )
 from hyperrep.models.transformer import PositionKind, Transformer, position_embeddings, table_sizes
+from zookeeper.errors import InputError
 
-STATISTICS = ("mean", "root mean square", "mean magnitude")
+STATISTICS = ("mean", "root mean square", "mean magnitude", "mean magnitude of biases")
 _SMALLEST_SQUARE = 1e-6  # keeps the gradient of the root finite for a token of zeros
 _STATISTICS_GAIN = 3.0  # a statistic is one entry among as many as a token is wide
 
 
-def append_statistics(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Append mean, root mean square and mean magnitude of each token's real entries, times 3.
+def append_statistics(tokens: torch.Tensor, mask: torch.Tensor, biases: torch.Tensor) -> torch.Tensor:
+    """Append mean, root mean square and mean magnitude of each token's real entries, and that of its biases, times 3.
 
-    Layer norm hides how large a token is, and sums over its entries know no squares; how far the weights of a unit
-    have moved from a random draw shows in these.
+    Layer norm hides how large a token is, and sums over its entries know no magnitudes. Biases start at the same
+    value in every network of a zoo, weights at a random draw: how far biases have moved tells most about training.
 
     Parameters
     ----------
     tokens
         ``[..., T, D]``, zero where ``mask`` is False.
-    mask
-        Real entries, bool ``[..., T, D]``.
+    mask, biases
+        Which entries are real, and which of these are biases, bool ``[T, D]``.
 
     Returns
     -------
-    ``[..., T, D + 3]``.
+    ``[..., T, D + 4]``; 0 for the biases of a token without any.
 
-    >>> append_statistics(torch.tensor([[3.0, -3.0, 0.0]]), torch.tensor([[True, True, False]])).round().tolist()
-    [[3.0, -3.0, 0.0, 0.0, 9.0, 9.0]]
+    >>> mask, biases = torch.tensor([[True, True, True, False]]), torch.tensor([[False, False, True, False]])
+    >>> append_statistics(torch.tensor([[5.0, -5.0, 0.0, 0.0]]), mask, biases)[0, 4:].round().tolist()
+    [0.0, 12.0, 10.0, 0.0]
     """
     count = mask.sum(-1).clamp(min=1)
     mean = tokens.sum(-1) / count
     size = (tokens.square().sum(-1) / count + _SMALLEST_SQUARE).sqrt()
     magnitude = tokens.abs().sum(-1) / count
-    return torch.cat([tokens, _STATISTICS_GAIN * torch.stack([mean, size, magnitude], -1)], -1)
+    of_biases = (tokens.abs() * biases).sum(-1) / biases.sum(-1).clamp(min=1)
+    return torch.cat([tokens, _STATISTICS_GAIN * torch.stack([mean, size, magnitude, of_biases], -1)], -1)
 
 
 class Sane(Autoencoder):
@@ -81,8 +84,9 @@ class Sane(Autoencoder):
         Tokens and real entries of every layer, for a linear map per layer; None: one map for all.
     projection
         Width of the projection head.
-    statistics
-        Whether the encoder sees `append_statistics` of each token; only without ``layer_widths``.
+    biases
+        Which entries are biases, bool ``[T, D]``: the encoder then sees `append_statistics` of each token. For whole
+        networks of one architecture, and without ``layer_widths``.
     generator
         Draws the initial weights; None takes seed 0.
 
@@ -98,6 +102,7 @@ class Sane(Autoencoder):
 
     mask: torch.Tensor
     positions: torch.Tensor
+    biases: torch.Tensor | None
 
     def __init__(
         self,
@@ -114,7 +119,7 @@ class Sane(Autoencoder):
         sizes: tuple[int, ...] | None = None,
         layer_widths: tuple[tuple[int, int], ...] | None = None,
         projection: int = PROJECTION_WIDTH,
-        statistics: bool = False,
+        biases: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -133,8 +138,8 @@ class Sane(Autoencoder):
                 d_model=d_model, num_heads=num_heads, num_layers=num_layers, mlp_width=mlp_width,
             )  # fmt: skip
 
-        self.statistics = statistics
-        width_in = width + len(STATISTICS) * statistics
+        self.register_buffer("biases", None if biases is None else biases.clone(), persistent=False)
+        width_in = width if biases is None else width + len(STATISTICS)
         inwards = nn.Linear(width_in, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
         outwards = (
             nn.Linear(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
@@ -147,8 +152,11 @@ class Sane(Autoencoder):
     def encode(self, tokens: torch.Tensor, place: Place | None = None) -> torch.Tensor:
         """Map tokens ``[N, S, D]`` to latents ``[N, S, Z]``; padded entries are not read."""
         mask, positions = (self.mask, self.positions) if place is None else place
-        real = tokens.masked_fill(~mask, 0.0)
-        seen = append_statistics(real, mask) if self.statistics else real
+        seen = tokens.masked_fill(~mask, 0.0)
+        if self.biases is not None:
+            if place is not None:
+                raise InputError("model.statistics: expected whole networks of one architecture, got tokens elsewhere.")
+            seen = append_statistics(seen, mask, self.biases)
         return bound(self.encoder(seen, positions), bounded=self.bounded)
 
     def decode(self, latents: torch.Tensor, place: Place | None = None) -> torch.Tensor:

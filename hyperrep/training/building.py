@@ -86,6 +86,6 @@ def _build(
         sizes=tuple(max(sizes) for sizes in zip(*tables, strict=True)),
         layer_widths=by_layer,
         projection=sizes.projection,
-        statistics=sizes.statistics,
+        biases=tokeniser.biases if sizes.statistics else None,
         generator=generator,
     )

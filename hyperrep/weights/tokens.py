@@ -91,6 +91,15 @@ class Tokeniser:
         return self.columns < self.layout.num_weights
 
     @cached_property
+    def biases(self) -> torch.Tensor:
+        """True at entries that are biases, bool ``[T, D]``."""
+        is_bias = torch.zeros(self.layout.num_weights + 1, dtype=torch.bool)
+        for block in self.layout.blocks:
+            if block.kind == "bias":
+                is_bias[block.columns] = True
+        return is_bias[self.columns]
+
+    @cached_property
     def _entries(self) -> torch.Tensor:
         """Entry of the flattened tokens that holds each column, int64 ``[P]``."""
         flat = self.columns.flatten()

@@ -12,9 +12,11 @@ import torch
 
 import hyperrep
 from hyperrep.config import TrainConfig
+from hyperrep.models.autoencoder import Place
 from hyperrep.models.sane import Sane, append_statistics
 from hyperrep.training.saved import TILE, HyperRepresentation, load
 from hyperrep.weights.scaling import Scaling
+from hyperrep.weights.tokens import Tokeniser
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
 from zookeeper.nets.registry import build_network
@@ -151,26 +153,38 @@ def test_wrong_widths_are_refused(hyper: HyperRepresentation) -> None:
         Sane(torch.ones(2, 3).bool(), torch.zeros(2, 3).long(), latent=1, d_model=5, num_heads=2, num_layers=1)
 
 
-def test_statistics_are_those_of_real_entries() -> None:
+def test_statistics_are_those_of_real_entries_and_of_biases() -> None:
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(5, 7, generator=generator) < 0.6
     mask[2] = False
+    biases = mask & (torch.rand(5, 7, generator=generator) < 0.4)
     tokens = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64).masked_fill(~mask, 0.0)
-    found = append_statistics(tokens, mask)
+    found = append_statistics(tokens, mask, biases)
     assert torch.equal(found[..., :7], tokens)
     for token in range(5):
-        real = tokens[:, token, mask[token]]
-        wanted = (real.mean(-1), real.square().mean(-1).sqrt(), real.abs().mean(-1))
+        real, bias = tokens[:, token, mask[token]], tokens[:, token, biases[token]]
+        wanted = (real.mean(-1), real.square().mean(-1).sqrt(), real.abs().mean(-1), bias.abs().mean(-1))
         for place, value in enumerate(wanted):
-            expected = 3 * value if mask[token].any() else torch.zeros(3, dtype=torch.float64)
-            torch.testing.assert_close(found[:, token, 7 + place], expected, atol=4e-3, rtol=1e-5)
+            torch.testing.assert_close(found[:, token, 7 + place], 3 * value.nan_to_num(0), atol=4e-3, rtol=1e-5)
+
+
+def test_biases_are_the_entries_of_the_bias_blocks() -> None:
+    rows = torch.zeros(1, LAYOUT.num_weights)
+    for block in LAYOUT.blocks:
+        if block.kind == "bias":
+            rows[:, block.columns] = 1
+    tokeniser = Tokeniser(LAYOUT, 6)
+    assert torch.equal(tokeniser.biases, tokeniser.tokenise(rows)[0] == 1)
 
 
 def test_what_padding_holds_does_not_reach_the_statistics() -> None:
     mask = torch.tensor([[True, True, False], [True, False, False]])
     positions = torch.tensor([[0, 0, 0], [1, 0, 1]])
-    model = Sane(mask, positions, latent=2, d_model=8, num_heads=2, num_layers=1, statistics=True).eval()
+    biases = torch.tensor([[False, True, False], [False, False, False]])
+    model = Sane(mask, positions, latent=2, d_model=8, num_heads=2, num_layers=1, biases=biases).eval()
     tokens = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
     poisoned = tokens.masked_fill(~mask, float("nan"))
     assert torch.equal(model.encode(poisoned), model.encode(tokens))
     assert not torch.allclose(model.encode(2 * tokens), model.encode(tokens))
+    with pytest.raises(InputError, match=r"model\.statistics"):
+        model.encode(tokens, Place(mask, positions))

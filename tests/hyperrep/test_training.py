@@ -222,7 +222,7 @@ def test_packaged_configurations_differ_in_beta_alone() -> None:
         ("num_heads: 4", "num_heads: 5", "num_heads"),
         ("outputs: softmax", "outputs: sofmax", "softmax"),
         ("gamma: 0.05", "gamma: 1.5", "gamma"),
-        ("steps: 1800", "steps: 1800, epochs: 3", "steps or epochs"),
+        ("steps: 1200", "steps: 1200, epochs: 3", "steps or epochs"),
         ("lr: 3e-3", "lr: '3e-3'", "lr"),
     ],
 )
