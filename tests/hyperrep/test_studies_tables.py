@@ -24,6 +24,8 @@ from hyperrep.studies.table_writing import write_study
 from hyperrep.studies.tabulate import read_paper, tabulate
 from zookeeper.errors import InputError, SpecError
 
+# The architectures of this table need images of 20 x 20 or more; at scale smoke another stands in for them.
+STAND_INS: dict[str, Callable[[str], str]] = {"004-table-4": lambda row: row.replace("4-conv |", "cnn-digits |")}
 RUNNABLE = tuple(name for name in paper_studies() if not missing(load_table_study(PAPERS / f"{name}.yaml").study))
 STUDY = """
 version: 1
@@ -132,6 +134,7 @@ def test_the_papers_values_meet_what_is_measured(name: str, smoke: Callable[[str
         paper = read_paper(PAPERS / section.paper) if section.paper else None
         if paper is None or name not in RUNNABLE:
             continue
+        paper["row"] = [STAND_INS.get(name, str)(row) for row in paper["row"]]
         table = tabulate(smoke(name).facts, section, paper)
         assert (table["paper"].notna() & table["measured"].notna()).any(), section.name
 
