@@ -59,18 +59,22 @@ def fit(
     TrainingDivergedError
         If a part of the loss or the gradient is not finite; the weights were not changed by that step.
     """
-    folder = Path(out)
-    trainer = Trainer.open(config, data, folder, resume=resume, ranks=ranks)
+    trainer = Trainer.open(config, data, Path(out), resume=resume, ranks=ranks)
+    take_all_steps(trainer, config, progress=progress, on_step=on_step)
+    return trainer.finish()
+
+
+def take_all_steps(trainer: Trainer, config: TrainConfig, *, progress: bool, on_step: OnStep | None) -> None:
+    """Take what steps a training has left, with its journal, bar and checkpoints."""
     with Journal(
-        folder,
+        trainer.folder,
         config,
         steps_done=trainer.done,
         num_steps=trainer.num_steps,
         progress=progress,
-        is_silent=not ranks.is_first,
+        is_silent=not trainer.objective.ranks.is_first,
     ) as journal:
         while not trainer.is_over:
             values = trainer.advance(journal)
             if on_step is not None:
                 on_step(trainer.done, values)
-    return trainer.finish()

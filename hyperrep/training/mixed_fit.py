@@ -12,8 +12,7 @@ import xxhash
 from hyperrep.config import TrainConfig, TrainingSection
 from hyperrep.training.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from hyperrep.training.data import FitData
-from hyperrep.training.fit import OnStep, fit
-from hyperrep.training.journal import Journal
+from hyperrep.training.fit import OnStep, fit, take_all_steps
 from hyperrep.training.mixed import MixedRepresentation, Part
 from hyperrep.training.ranks import SINGLE, Ranks
 from hyperrep.training.saved import HyperRepresentation
@@ -66,20 +65,8 @@ def fit_mixed(
     """
     if len(parts) == 1:
         return fit(config, parts[0], out, resume=resume, progress=progress, on_step=on_step, ranks=ranks)
-    folder = Path(out)
-    trainer = open_mixed(config, parts, folder, resume=resume, ranks=ranks)
-    with Journal(
-        folder,
-        config,
-        steps_done=trainer.done,
-        num_steps=trainer.num_steps,
-        progress=progress,
-        is_silent=not ranks.is_first,
-    ) as journal:
-        while not trainer.is_over:
-            values = trainer.advance(journal)
-            if on_step is not None:
-                on_step(trainer.done, values)
+    trainer = open_mixed(config, parts, Path(out), resume=resume, ranks=ranks)
+    take_all_steps(trainer, config, progress=progress, on_step=on_step)
     return trainer.finish_mixed()
 
 
