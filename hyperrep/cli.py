@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from hyperrep.cli_align import align
+from hyperrep.cli_arguments import EpochOption, JsonOption, ModelArgument, ZooArgument, open_pair
 from hyperrep.cli_sample import COMMANDS as SAMPLE_COMMANDS
 from hyperrep.cli_study import study_app
 from hyperrep.cli_tasks import COMMANDS
@@ -41,13 +42,6 @@ for command in _COMMANDS:
 
 app.add_typer(study_app, name="study")
 
-ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]
-ZooArgument = Annotated[Path, typer.Argument(help="Folder of a zoo.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-EpochOption = Annotated[
-    list[int] | None, typer.Option("--epoch", help="Use this epoch; repeatable. Default: those it was trained on.")
-]
-
 
 @app.command()
 def embed(
@@ -62,7 +56,7 @@ def embed(
 
     if out.suffix not in (".parquet", ".csv"):
         raise InputError(f"--out {out}: unknown kind of file; expected a name that ends in .parquet or .csv.")
-    hyper, opened, epochs = _open(model, zoo, epoch)
+    hyper, opened, epochs = open_pair(model, zoo, epoch)
     view = opened if epochs is None else opened.query("epoch in @epochs", epochs=list(epochs))
     latents = np.asarray(hyper.embed(view.weights()))
     columns = [name for name in ("model_id", "epoch", "split", "test_acc") if name in view.frame]
@@ -94,7 +88,7 @@ def evaluate(
     from hyperrep.tasks.reconstruct import STAND_IN, compare, compare_stand_in, summarise
     from hyperrep.tasks.split import ROLES
 
-    hyper, opened, epochs = _open(model, zoo, epoch)
+    hyper, opened, epochs = open_pair(model, zoo, epoch)
     splits = {role: read_split(opened, role, epochs) for role in ROLES}
     test = splits["test"]
     examiner = build_examiner(opened)
@@ -118,21 +112,6 @@ def evaluate(
     else:
         table = probe_table(probes, num_train=len(splits["train"]), num_test=len(test))
         _print_tables([reconstruction_table(reconstruction), table])
-
-
-def _open(model: Path, zoo: Path, epochs: list[int] | None) -> Any:
-    """Open a model and a zoo that fit each other, and decide on the epochs."""
-    import zookeeper
-    from hyperrep.training.mixed import load_for
-
-    opened = zookeeper.open(zoo)
-    hyper = load_for(model, opened.layout)
-    if hyper.layout.digest != opened.layout.digest:
-        raise InputError(
-            f"{model}: was trained on networks of {hyper.layout.num_weights:,} weights, {zoo} holds another "
-            f"architecture ({opened.layout.num_weights:,} weights). Choose a zoo of the same architecture."
-        )
-    return hyper, opened, tuple(epochs) if epochs else hyper.config.epochs_of_zoo
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

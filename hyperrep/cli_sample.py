@@ -10,11 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from hyperrep.cli_arguments import JsonOption, ModelArgument, ZooArgument
 from zookeeper.errors import InputError
 
-ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]
-ZooArgument = Annotated[Path, typer.Argument(help="Folder of a zoo.", show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Number = Annotated[int | None, typer.Option("-n", "--num", min=1, help="How many networks; default 200.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the draw; default 0.")]
 Share = Annotated[

@@ -11,21 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from hyperrep.cli_arguments import EpochOption, JsonOption, ModelArgument, ZooArgument, open_pair
 from zookeeper.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-ModelArgument = Annotated[Path, typer.Argument(help="Folder of a trained hyper-representation.", show_default=False)]
-ZooArgument = Annotated[Path, typer.Argument(help="Folder of a zoo.", show_default=False)]
 SamplesArgument = Annotated[
     Path, typer.Argument(help="Zoo of samples from it, as `hyperrep sample` writes.", show_default=False)
 ]
-EpochOption = Annotated[
-    list[int] | None, typer.Option("--epoch", help="Use this epoch; repeatable. Default: those it was trained on.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 FigureOption = Annotated[
     Path | None, typer.Option("--figure", help="Write a figure: .png, .pdf or .svg.", show_default=False)
 ]
@@ -309,14 +304,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (probe, rank, finetune, ensemble, au
 
 
 def _open(model: Path, zoo: Path, epochs: list[int] | None, threads: int) -> Any:
-    import zookeeper
-    from hyperrep.training.saved import load
     from zookeeper.population.process import prepare_process
 
     prepare_process(threads)
-    hyper, opened = load(model), zookeeper.open(zoo)
-    _check_layout(hyper, opened)
-    return hyper, opened, tuple(epochs) if epochs else hyper.config.epochs_of_zoo
+    return open_pair(model, zoo, epochs)
 
 
 def _check_layout(hyper: Any, zoo: Any) -> None:

@@ -56,11 +56,13 @@ INNER_ARROWS: dict[str, set[str]] = {
 }
 INNER_ARROWS["cli_study"] = {"report", "studies"}
 INNER_ARROWS["cli"] = INNER_ARROWS["cli"] | {"cli_study"}
-INNER_ARROWS["cli_tasks"] = {"baselines", "sampling", "training", "tasks", "report"}
+INNER_ARROWS["cli_arguments"] = {"training"}
+INNER_ARROWS["cli"].add("cli_arguments")
+INNER_ARROWS["cli_tasks"] = {"cli_arguments", "baselines", "sampling", "training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_tasks")
 INNER_ARROWS["cli_align"] = {"training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_align")
-INNER_ARROWS["cli_sample"] = {"sampling", "training", "tasks", "report"}
+INNER_ARROWS["cli_sample"] = {"cli_arguments", "sampling", "training", "tasks", "report"}
 INNER_ARROWS["cli"].add("cli_sample")
 INNER_ARROWS["cli_train"] = {"config", "training"}
 INNER_ARROWS["cli"].add("cli_train")
