@@ -20,7 +20,7 @@ from zookeeper import Plan, Workers, build_zoo, load_spec, make_plan
 from zookeeper.build import prepare_zoo
 from zookeeper.build.job import CohortJob
 from zookeeper.build.progress import BuildProgress
-from zookeeper.build.ray import Loop
+from zookeeper.build.ray import Loop, _prepare_environment
 from zookeeper.build.worker import Beat
 from zookeeper.errors import Terminated
 from zookeeper.store.records import cohort_progress
@@ -37,6 +37,8 @@ from zookeeper.nets.mlp import mlp as factory
 from zookeeper.population.optimise import Optimizer
 
 HERE = Path(__file__).parent
+if (HERE / "import-ray").exists():
+    import ray
 commit_block = worker.commit_block
 worker.COMMIT_BYTES = 1
 
@@ -75,13 +77,14 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     """Start ``zookeeper build`` with two Ray workers on the spec in a folder."""
     command = [sys.executable, "-m", "zookeeper.cli", "build", str(folder / "spec.yaml"), "--out", str(folder / "zoo")]
     package = Path(zookeeper.__file__).parent.parent
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [*command, "--workers", "2", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{package}"},
+        env={**inherited, "PYTHONPATH": f"{folder}{os.pathsep}{package}"},
     )
 
 
@@ -114,6 +117,7 @@ def test_ray_stores_the_same_bits_through_dying_workers_and_a_killed_driver(
 
     (tmp_path / "slow").unlink()
     (tmp_path / "deadly").touch()
+    (tmp_path / "import-ray").touch()  # Ray then knows only half of what a build tells it
     again = start(tmp_path, "--json")  # at once: workers of the killed build may live for another second or two
     out, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
@@ -130,6 +134,35 @@ def test_ray_stores_the_same_bits_through_dying_workers_and_a_killed_driver(
     assert re.fullmatch(r"resuming .*/zoo: 12 models in 3 cohort\(s\), .* in 2 Ray worker\(s\) on cpu", first)
     assert len(deaths) == 2
     assert all(re.fullmatch(r"cohort c0000\d-\w+: the worker died \(\w+\); retry [12] of 3", line) for line in deaths)
+
+
+@pytest.mark.parametrize(
+    ("given", "imported", "address", "mode", "has_token"),
+    [
+        ({}, False, None, "token", True),
+        ({}, True, None, None, True),  # ray.init turns it on
+        ({"RAY_AUTH_MODE": "disabled"}, False, None, "disabled", False),
+        ({"RAY_AUTH_MODE": "token"}, True, None, "token", False),  # there is one
+        ({}, False, "head:6379", None, False),
+        ({"RAY_ADDRESS": "head:6379"}, False, None, None, False),
+    ],
+    ids=str,
+)
+def test_only_a_private_cluster_gets_a_token_of_its_own(
+    given: dict[str, str],
+    imported: bool,
+    address: str | None,
+    mode: str | None,
+    has_token: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    modules = {name: module for name, module in sys.modules.items() if name != "ray"}
+    monkeypatch.setattr(sys, "modules", modules | ({"ray": pytest} if imported else {}))
+    _prepare_environment(Workers(num_workers=2, address=address))
+    assert environment.get("RAY_AUTH_MODE") == mode
+    assert ("RAY_AUTH_TOKEN" in environment) == has_token
 
 
 class FakeRay:

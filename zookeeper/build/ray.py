@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import FrameType
@@ -132,12 +133,19 @@ class Loop:
 
 
 def _prepare_environment(workers: Workers) -> None:
-    """Set what Ray reads when it is imported: a token for a private cluster, CPU workers without GPUs."""
+    """Set what Ray reads: a token for a private cluster, CPU workers without GPUs.
+
+    Ray reads whether clusters want a token once, when it is imported, while the processes that it starts read it
+    anew. A caller who imported Ray before has to leave it to `ray.init`, which turns tokens on for both. With the mode
+    in the environment, the caller or an earlier `ray.init` has seen to the token too.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if workers.address is None and "RAY_ADDRESS" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    is_private = workers.address is None and "RAY_ADDRESS" not in os.environ
+    if is_private and "RAY_AUTH_MODE" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        if "ray" not in sys.modules:
+            os.environ["RAY_AUTH_MODE"] = "token"
 
 
 @contextlib.contextmanager
