@@ -79,7 +79,8 @@ def test_augmentation_changes_the_weights_and_the_identity_but_not_the_images() 
 
 
 @pytest.mark.parametrize(
-    "extra", [", augment: {}", ", augment: {flip: false}", ", greyscale: false", ", augment: {rotation: 0}"]
+    "extra",
+    [", augment: {}", ", augment: {flip: false}", ", greyscale: false", ", share: 1", ", augment: {rotation: 0}"],
 )
 def test_what_changes_nothing_leaves_the_identity_alone(extra: str) -> None:
     specs = [parse_spec((SPEC % text).replace("ARCHITECTURE", "mlp")) for text in ("", extra)]
@@ -90,7 +91,7 @@ def test_what_changes_nothing_leaves_the_identity_alone(extra: str) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [", greyscale: true", ", crop: 6", ", resize: 6", ", augment: {flip: true}", ", normalise: half"],
+    [", greyscale: true", ", crop: 6", ", resize: 6", ", share: 0.5", ", augment: {flip: true}", ", normalise: half"],
 )
 def test_what_changes_images_changes_the_identity(extra: str) -> None:
     specs = [parse_spec((SPEC % text).replace("ARCHITECTURE", "mlp")) for text in ("", extra)]

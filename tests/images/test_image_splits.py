@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from zookeeper.errors import InputError
-from zookeeper.images.splits import cut_splits
+from zookeeper.images.source import RawImages
+from zookeeper.images.splits import cut_splits, keep_share
 from zookeeper.images.streams import draw_bits, draw_permutation
 
 
@@ -83,3 +84,26 @@ def test_streams_depend_on_seed_and_purpose() -> None:
 def test_permutations_are_permutations() -> None:
     for num in (0, 1, 2, 1000):
         assert np.array_equal(np.sort(draw_permutation(0, "split", num)), np.arange(num))
+
+
+def toy_images(cut: int, val: int, test: int) -> RawImages:
+    num = cut + val + test
+    return RawImages(np.zeros((num, 1, 2, 2), np.uint8), np.arange(num), num, test, val)
+
+
+def test_a_share_keeps_parts_apart_and_grows() -> None:
+    raw = toy_images(100, 20, 40)
+    small, large = (keep_share(raw, share, seed=3, name="toy") for share in (0.1, 0.5))
+    assert (len(small.labels), small.num_official_val, small.num_official_test) == (16, 2, 4)
+    assert np.searchsorted(small.labels, (100, 120)).tolist() == [10, 12]
+    assert np.array_equal(small.labels, np.sort(small.labels))
+    assert set(small.labels) < set(large.labels)
+    assert not np.array_equal(small.labels, keep_share(raw, 0.1, seed=4, name="toy").labels)
+    assert keep_share(raw, 1, seed=0, name="toy") is raw
+
+
+def test_shares_that_leave_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match=r"images\.share: expected a share above 0 and at most 1, got 1\.5"):
+        keep_share(toy_images(9, 0, 0), 1.5, seed=0, name="toy")
+    with pytest.raises(InputError, match=r"images\.share: 0\.1 of the 4 images of the test part of toy is none"):
+        keep_share(toy_images(90, 0, 4), 0.1, seed=0, name="toy")

@@ -78,6 +78,7 @@ def load_spec_images(images: str) -> ImageSet:
         download=spec.download,
         path=spec.path,
         transforms=Transforms(resize=spec.resize, crop=spec.crop, greyscale=spec.greyscale),
+        share=spec.share,
     )
     return loaded if spec.augment is None else replace(loaded, augment=spec.augment.model_dump())
 

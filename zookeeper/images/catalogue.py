@@ -18,7 +18,7 @@ from zookeeper.images.fetching import find_root
 from zookeeper.images.imageset import ImageSet, measure_channels
 from zookeeper.images.npz import load_npz
 from zookeeper.images.source import RawImages, Source
-from zookeeper.images.splits import cut_splits
+from zookeeper.images.splits import cut_splits, keep_share
 from zookeeper.images.transforms import KEEP, Transforms
 
 _LOADERS: Mapping[str, Callable[[Source], RawImages]] = MappingProxyType(
@@ -77,6 +77,7 @@ def load_images(
     download: bool = False,
     path: str | None = None,
     transforms: Transforms = KEEP,
+    share: float = 1.0,
 ) -> ImageSet:
     """Load an image set, cut it into train, val and test, and fix its normalisation.
 
@@ -106,6 +107,8 @@ def load_images(
         Folder or file below ``root``, for the sets "folder" and "npz".
     transforms
         What is done to every image, once.
+    share
+        Share of the images of every part that is kept, above 0 and at most 1; `zookeeper.images.splits.keep_share`.
 
     Raises
     ------
@@ -129,6 +132,7 @@ def load_images(
         return replace(raw, images=transforms.apply(raw.images, name))
 
     raw = load_shared(name, source, _FILES[name], load) if name in _FILES else load()
+    raw = keep_share(raw, share, seed=seed, name=name)
     indices = cut_splits(
         len(raw.images), raw.num_official_test, split, seed=seed, name=name, num_official_val=raw.num_official_val
     )

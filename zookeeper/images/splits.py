@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zookeeper.errors import InputError
 from zookeeper.images.imageset import SPLITS
+from zookeeper.images.source import RawImages
 from zookeeper.images.streams import draw_permutation
 
 
@@ -81,6 +82,56 @@ def cut_splits(
     if num_official_test:
         parts["test"] = np.arange(num_images - num_official_test, num_images, dtype=np.int64)
     return {part: parts[part] for part in SPLITS}
+
+
+def keep_share(raw: RawImages, share: float, *, seed: int, name: str) -> RawImages:
+    """Keep a share of the images of every part: those that are cut, the official validation and test part.
+
+    Each part keeps the share times its number of images, rounded half up, drawn by ``seed`` and in their old order.
+    A larger share of the same seed holds all images of a smaller one. The draw is not stratified.
+
+    Parameters
+    ----------
+    raw
+        All images of the set.
+    share
+        Above 0 and at most 1; 1 returns ``raw``.
+    seed
+        Seed of the draw, unrelated to that of the cut.
+    name
+        Image set, for errors.
+
+    Raises
+    ------
+    InputError
+        If the share is out of range, or leaves a part without an image.
+
+    Examples
+    --------
+    >>> raw = RawImages(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10), 10, num_official_test=4)
+    >>> half = keep_share(raw, 0.5, seed=0, name="toy")
+    >>> len(half.labels), half.num_official_test, bool((half.labels[-2:] >= 6).all())
+    (5, 2, True)
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"images.share: expected a share above 0 and at most 1, got {share}.")
+    if share == 1:
+        return raw
+    official = {"val": raw.num_official_val, "test": raw.num_official_test}
+    sizes = {"cut": len(raw.images) - sum(official.values()), **official}
+    kept, start, numbers = {}, 0, []
+    for part, size in sizes.items():
+        kept[part] = math.floor(size * share + 0.5 + 1e-9)
+        if size and not kept[part]:
+            whose = name if part == "cut" else f"the {part} part of {name}"
+            raise InputError(
+                f"images.share: {share} of the {size} images of {whose} is none; expected at least one. "
+                "Choose a larger share."
+            )
+        numbers.append(start + np.sort(draw_permutation(seed, f"image-share-{part}", size)[: kept[part]]))
+        start += size
+    chosen = np.concatenate(numbers)
+    return RawImages(raw.images[chosen], raw.labels[chosen], raw.num_classes, kept["test"], kept["val"])
 
 
 def _check_fractions(split: Mapping[str, float], official: Sequence[str], *, name: str) -> dict[str, float]:

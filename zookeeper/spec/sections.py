@@ -120,7 +120,8 @@ class ImageSpec(Section):
     `root` is where the files lie and `download` whether they may be fetched; neither changes what a
     model sees, so neither is part of any identity. `path` is the folder or file below the root of the sets
     ``folder`` and ``npz``. `resize`, `crop` and `greyscale` change the images once, in this order, when they
-    are loaded; `augment` changes them in training. A key of these five at its default is not written out.
+    are loaded; `augment` changes them in training. `share` keeps only that share of the images of every part, drawn
+    by `seed`. A key of these six at its default is not written out.
     """
 
     name: Annotated[str, AfterValidator(known("image set", names.IMAGE_SETS))]
@@ -137,6 +138,7 @@ class ImageSpec(Section):
     resize: PositiveInt | None = None
     crop: PositiveInt | None = None
     greyscale: bool = False
+    share: ShareAboveZero = 1.0
     augment: Augmentation | None = None
 
     @model_validator(mode="after")
@@ -154,7 +156,7 @@ class ImageSpec(Section):
     def _leave_out_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # keys that came after the first release: zoos that do not use them keep their identity
         written: dict[str, Any] = serialise(self)
-        neutral = {"path": None, "resize": None, "crop": None, "greyscale": False}
+        neutral = {"path": None, "resize": None, "crop": None, "greyscale": False, "share": 1.0}
         dropped = {key for key, default in neutral.items() if getattr(self, key) == default}
         if self.augment in (None, Augmentation()):
             dropped.add("augment")
