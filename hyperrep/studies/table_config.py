@@ -68,7 +68,8 @@ class TableSection(Section):
 
     ``where`` keeps facts whose key has one of the values; ``names`` renames values of keys for people; a cell is
     the mean of the facts that fall into it. ``unit: "%"`` multiplies by 100. ``paper`` is a CSV file beside the
-    study whose first column and header hold the same labels, joined by `` | ``.
+    study whose first column and header hold the same labels, joined by `` | ``. ``picture: false`` for tables of
+    numbers that have no common scale.
     """
 
     name: Text
@@ -82,6 +83,7 @@ class TableSection(Section):
     digits: Annotated[int, Field(ge=0, le=6)] = 3
     differences: tuple[DifferenceSection, ...] = ()
     paper: Text | None = None
+    picture: bool = True
     note: str = ""
 
 

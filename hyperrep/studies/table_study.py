@@ -244,7 +244,19 @@ def _describe(benches: Mapping[str, Bench]) -> dict[str, dict[str, Any]]:
             "models": int(bench.zoo.frame["model_id"].nunique()),
             "checkpoints": len(bench.zoo.frame),
             "num_weights": bench.zoo.layout.num_weights,
+            "trained": _trained(bench),
             **bench.identity,
         }
         for role, bench in benches.items()
     }
+
+
+def _trained(bench: Bench) -> str:
+    """How long its networks were trained, and on how many of the images if not on all; empty for foreign zoos."""
+    spec = bench.zoo.header.spec
+    if spec is None:
+        return ""
+    images, epochs = spec["images"], int(bench.zoo.frame["epoch"].max())
+    share = float(images.get("share", 1))
+    of_images = images["name"] if share == 1 else f"{share:.0%} of {images['name']}"
+    return f", {epochs} epochs on {of_images}"

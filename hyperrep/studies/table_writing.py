@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from hyperrep.report import table_figures
 from hyperrep.report.tables import ReportTable
+from hyperrep.studies.measures import TASKS
 from hyperrep.studies.table_config import FigureSection
 from hyperrep.studies.table_study import Measured, Run
 from hyperrep.studies.tabulate import read_paper, report_table, tabulate, wide
@@ -37,17 +38,15 @@ def write_study(run: Run, measured: Measured, out: Path) -> tuple[dict[str, Any]
         paper = None if section.paper is None else read_paper(run.found.folder / section.paper)
         table = tabulate(measured.facts, section, paper)
         write_durable(out / f"{section.name}.csv", table.to_csv(index=False).encode())
-        if table["measured"].notna().any():
+        shown = section.picture and bool(table["measured"].notna().any())
+        if shown:
             figure = table_figures.against_paper(table, unit=section.unit)
             save_figure(figure, out / f"{section.name}.png")
         results["tables"][section.name] = json.loads(table.to_json(orient="records"))
         tables.append(report_table(table, section, section.note))
         columns, lines = wide(table, digits=section.digits)
-        parts.append(
-            _markdown_table(
-                tables[-1].title, columns, lines, section.note, section.name if table["measured"].notna().any() else ""
-            )
-        )
+        picture = section.name if shown else ""
+        parts.append(_markdown_table(tables[-1].title, columns, lines, section.note, picture))
     for wanted in study.figures:
         figure_made = draw(wanted, measured)
         if figure_made is not None:
@@ -122,7 +121,7 @@ def _page(run: Run, results: dict[str, Any], parts: list[str]) -> str:
     study = run.found.study
     zoos = [
         f"- **{role}** is `{zoo['name']}` here: {zoo['models']:,} models, {zoo['checkpoints']:,} checkpoints, "
-        f"{zoo['num_weights']:,} weights"
+        f"{zoo['num_weights']:,} weights{zoo['trained']}"
         for role, zoo in results["zoos"].items()
     ]
     seconds = ", ".join(f"{name} {value:g} s" for name, value in results["seconds"].items())
@@ -135,9 +134,27 @@ def _page(run: Run, results: dict[str, Any], parts: list[str]) -> str:
         "",
         *([study.note, ""] if study.note else []),
         *([*zoos, ""] if zoos else []),
+        *_scale_lines(run),
         *([f"The paper's values: {study.source}", ""] if study.source else []),
     ]
     return "\n".join(lines) + "\n" + "\n".join(parts)
+
+
+def _scale_lines(run: Run) -> list[str]:
+    """What the scale changes of the paper's trainings, checkpoints and tasks; nothing at scale paper."""
+    study, section = run.found.study, run.found.at(run.scale)
+    trainings = study.trainings if study.use is None else study.use
+    own = {label: change for label, change in section.trainings.items() if label in trainings}
+    tasks = {name: change for name, change in section.tasks.items() if name in study.tasks}
+    changes = {
+        "every training": section.change if trainings else {},
+        **own,
+        **{f"task {name}": change for name, change in tasks.items()},
+    }
+    lines = [f"- {what}: `{json.dumps(change)}`" for what, change in changes.items() if change]
+    if section.epochs and run.epochs and any(TASKS[name].on_spec is None for name in study.tasks):
+        lines.append(f"- checkpoints of epochs {', '.join(str(epoch) for epoch in run.epochs)}")
+    return [f"What scale {run.scale} changes of the paper's settings:", "", *lines, ""] if lines else []
 
 
 def _markdown_table(title: str, columns: list[str], lines: list[list[str]], note: str, picture: str) -> str:
