@@ -15,6 +15,7 @@ import torch
 
 from hyperrep.sampling import FittedSampler, Sampler
 from hyperrep.sampling.anchors import varying
+from hyperrep.tasks.curvature import FlatNoise
 from hyperrep.weights.encodings import build_tokeniser
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightLayout
@@ -91,13 +92,16 @@ class Method:
     keep_constant
         Whether latent dimensions that never vary over the anchors are kept at their value. Otherwise they are an
         error: most often they say that part of the autoencoder is dead.
+    noise
+        Added to the weights of decoded rows.
     finish
-        Applied to decoded rows ``[n, P]``, such as `hyperrep.tasks.batchnorm.BatchNormConditioning`.
+        Applied to rows ``[n, P]`` after that, such as `hyperrep.tasks.batchnorm.BatchNormConditioning`.
     """
 
     autoencoder: Autoencoder
     sampler: Sampler
     keep_constant: bool = False
+    noise: FlatNoise | None = None
     finish: Callable[[np.ndarray], np.ndarray] | None = None
 
     def fit(self, rows: np.ndarray) -> FittedMethod:
@@ -144,4 +148,6 @@ class FittedMethod:
         latents[:, self.varies] = drawn
         latents = latents.reshape(num, *self.template.shape)
         rows = np.asarray(self.method.autoencoder.decode(latents), dtype=np.float32)
+        if self.method.noise is not None:
+            rows = self.method.noise.add(rows, generator)
         return Samples(rows if self.method.finish is None else self.method.finish(rows), latents)

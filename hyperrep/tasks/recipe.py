@@ -15,6 +15,7 @@ from hyperrep.config.numbers import NonNegativeInt, PositiveInt
 from hyperrep.sampling import Sampler, build_sampler, describe_sampler
 from hyperrep.tasks.batchnorm import BatchNormConditioning
 from hyperrep.tasks.behaviour import Examiner
+from hyperrep.tasks.curvature import FlatNoise, WeightNoise
 from hyperrep.tasks.generate import Anchors, examine_samples, summarise_samples
 from hyperrep.tasks.method import Method, WeightSpace
 from hyperrep.tasks.opening import read_split
@@ -56,7 +57,8 @@ class Recipe(Section):
     """How a population of networks is generated.
 
     ``sampler`` holds the name of a registered sampler and any of its settings. ``space`` is where it works: the
-    latents of the hyper-representation, or the weights themselves.
+    latents of the hyper-representation, or the weights themselves. ``weight_noise`` moves drawn networks along
+    directions that hardly change what they do.
 
     >>> Recipe(sampler={"name": "kde", "together": "network"}).build_sampler()
     Kde(together='network', bandwidth='scott', kernel='diagonal', spread=1.0)
@@ -65,6 +67,7 @@ class Recipe(Section):
     sampler: dict[str, str | int | float | bool] = Field(default={"name": "pca-kde"})
     space: Literal["latents", "weights"] = "latents"
     anchors: AnchorSection = AnchorSection()
+    weight_noise: WeightNoise = WeightNoise()
     selection: SelectionSection = SelectionSection()
     batch_norm: BatchNormSection = BatchNormSection()
     keep_constant: bool = False
@@ -134,8 +137,8 @@ def select_anchors(zoo: Zoo, section: AnchorSection) -> Anchors:
     return anchors.aligned(read_symmetry(zoo)) if section.align else anchors
 
 
-def build_method(recipe: Recipe, hyper: HyperRepresentation, zoo: Zoo, examiner: Examiner) -> Method:
-    """Put space, sampler and batch-norm conditioning together; raises `InputError` if hyper and zoo do not fit."""
+def build_method(recipe: Recipe, hyper: HyperRepresentation, zoo: Zoo, examiner: Examiner, anchors: Anchors) -> Method:
+    """Put space, sampler, noise and batch-norm conditioning together; `InputError` if hyper and zoo do not fit."""
     check_fits(hyper, zoo)
     settings = recipe.batch_norm
     has_statistics = zoo.layout.num_trainable < zoo.layout.num_weights
@@ -145,7 +148,12 @@ def build_method(recipe: Recipe, hyper: HyperRepresentation, zoo: Zoo, examiner:
         else None
     )
     space = hyper if recipe.space == "latents" else WeightSpace(zoo.layout)
-    return Method(space, recipe.build_sampler(), recipe.keep_constant, finish)
+    noise = None
+    if recipe.weight_noise.scale > 0:
+        rows = anchors.checkpoints.rows
+        networks = np.asarray(space.decode(np.asarray(space.encode(rows))), dtype=np.float32)
+        noise = FlatNoise.fit(recipe.weight_noise, examiner, networks, rows, zoo.layout)
+    return Method(space, recipe.build_sampler(), recipe.keep_constant, noise, finish)
 
 
 def draw_rows(method: Method, recipe: Recipe, anchors: Anchors, validation: ValidationImages) -> np.ndarray:
@@ -169,7 +177,7 @@ def generate(recipe: Recipe, hyper: HyperRepresentation, zoo: Zoo, examiner: Exa
         If hyper-representation and zoo do not fit, anchors cannot be used, or too few draws can be kept.
     """
     anchors = select_anchors(zoo, recipe.anchors)
-    method = build_method(recipe, hyper, zoo, examiner)
+    method = build_method(recipe, hyper, zoo, examiner, anchors)
     rows = draw_rows(method, recipe, anchors, ValidationImages.of(examiner))
     samples = examine_samples(rows, anchors, examiner)
     return Generated(rows, samples, summarise_samples(samples, rows, anchors, zoo.frame, examiner), anchors)

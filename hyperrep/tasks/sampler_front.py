@@ -113,8 +113,8 @@ def sampler_front(
         recipe = with_changes(plain, {**changes, "selection.draws": None if draws is None else draws * num})
         started = time.perf_counter()
         try:
-            method = build_method(recipe, hyper, zoo, examiner)
-            drawn = draw_rows(method, recipe, select_anchors(zoo, recipe.anchors), validation)
+            chosen = select_anchors(zoo, recipe.anchors)
+            drawn = draw_rows(build_method(recipe, hyper, zoo, examiner, chosen), recipe, chosen, validation)
         except InputError as error:
             records.append({"method": name, "error": str(error)})
             continue
