@@ -92,7 +92,7 @@ def verify(
     from tqdm import tqdm
 
     from zookeeper.store.header import read_header
-    from zookeeper.store.verify import verify_zoo
+    from zookeeper.store.verify import require_zoo, verify_zoo
 
     def look() -> Report:
         with tqdm(unit=" files", desc="verifying", disable=None, dynamic_ncols=True, leave=False) as bar:
@@ -108,12 +108,12 @@ def verify(
             from zookeeper.build.claim import claim_zoo
             from zookeeper.store.repair import repair_zoo
 
-            read_header(zoo)
+            require_zoo(zoo)
             held.enter_context(claim_zoo(zoo))
         report = look()
-        if repair and not report.clean:
+        if repair:
             repaired = repair_zoo(zoo, report)
-            report = look()
+            report = look() if repaired else report
     findings, evaluated = list(report.findings), None
     unreadable = {"header", "record", "shard", "table"} & {finding.kind for finding in findings}
     if deep and sample and not unreadable and read_header(zoo).spec is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from zookeeper.errors import InputError, ZooError
-from zookeeper.store.header import HEADER, read_header
+from zookeeper.store.header import COPY, HEADER, read_header
 from zookeeper.store.records import CommitRecord, read_commits, unbroken
 
 State = Literal["complete", "partial", "empty", "damaged"]
@@ -61,7 +61,7 @@ def list_zoos(folder: str | Path) -> tuple[ZooEntry, ...]:
 
 def _zoo_paths(root: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(root):
-        if HEADER in files:
+        if HEADER in files or COPY in files:
             folders.clear()
             yield Path(place)
         folders.sort()

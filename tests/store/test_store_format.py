@@ -59,7 +59,7 @@ def test_the_reader_of_the_document_reads_every_encoding(make_toy: Callable[...,
 
 def test_the_reader_of_the_document_reads_the_golden_zoos() -> None:
     roots = sorted(path.parent for path in GOLDEN.glob("*/zoo.json"))
-    assert len(roots) == 7
+    assert len(roots) == 8
     for rows in read_with_the_document(roots):
         found = {(model, epoch): weights for model, epoch, _, weights in rows}
         assert sorted(found) == [("aa", 0), ("aa", 1), ("aa", 5), ("bb", 0), ("bb", 1), ("bb", 5), ("cc", 0)]

@@ -23,6 +23,7 @@ from zookeeper.store.writer import Block, commit_block
 from zookeeper.zoo import open as open_zoo
 
 GOLDEN = Path(__file__).parent / "golden"
+SUFFIXES = (".json", ".parquet", ".h5", ".copy")
 NAMES = sorted(path.parent.name for path in GOLDEN.glob("*/zoo.json"))
 
 
@@ -59,8 +60,8 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def test_the_corpus_is_whole_and_unchanged() -> None:
-    assert len(NAMES) == 7
-    files = sorted(path for path in GOLDEN.rglob("*") if path.is_file() and path.suffix in (".json", ".parquet", ".h5"))
+    assert len(NAMES) == 8
+    files = sorted(path for path in GOLDEN.rglob("*") if path.is_file() and path.suffix in SUFFIXES)
     assert sum(path.stat().st_size for path in files) < 300_000
     lines = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(GOLDEN).as_posix()}" for path in files
@@ -110,7 +111,7 @@ def test_caches_of_golden_zoos_are_current(golden: Path) -> None:
 
 def test_lossless_golden_zoos_are_equal() -> None:
     first = open_zoo(GOLDEN / "parquet")
-    for name in ("before-check", "parquet-zstd", "hdf5"):
+    for name in ("before-check", "parquet-copy", "parquet-zstd", "hdf5"):
         assert_equal(first, open_zoo(GOLDEN / name))
 
 
@@ -123,5 +124,9 @@ def test_the_versions_of_the_corpus() -> None:
 
     assert "check" not in json.loads((GOLDEN / "before-check" / "zoo.json").read_text())
     assert "check" in json.loads((GOLDEN / "parquet" / "zoo.json").read_text())
+    copied = GOLDEN / "parquet-copy"
+    assert [name for name in NAMES if (GOLDEN / name / "zoo.json.copy").exists()] == [copied.name]
+    assert (copied / "zoo.json.copy").read_bytes() == (copied / "zoo.json").read_bytes()
+    assert "copy" not in json.loads((GOLDEN / "parquet" / "zoo.json").read_text())
     assert [record(name)["format_version"] for name in ("before-check", "parquet", "hdf5")] == [1, 1, 2]
     assert sys.byteorder == "little"

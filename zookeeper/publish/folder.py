@@ -9,7 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from zookeeper.publish.licences import choose_licence, licence_text
 from zookeeper.publish.pictures import draw_figures
 from zookeeper.store.caches import finalise
 from zookeeper.store.collection import appear_at_once
-from zookeeper.store.files import TEMPORARY, create_durable, sync_directory, write_durable
-from zookeeper.store.header import FOLDERS, HEADER, ZooHeader, read_header
+from zookeeper.store.files import TEMPORARY, sync_directory, write_durable
+from zookeeper.store.header import FOLDERS, HEADER, place_header, read_header, without_paths
 from zookeeper.store.reader import check_file
 from zookeeper.store.records import COMMITS, CommitRecord, StoredFile, read_commits
 
@@ -128,7 +128,7 @@ def _copy_zoo(source: Path, target: Path, on_file: Callable[[str], None] | None)
     header, records = read_header(source), read_commits(source)
     for folder in FOLDERS:
         (target / folder).mkdir()
-    create_durable(target / HEADER, json.dumps(_without_paths(header).to_json(), indent=1).encode())
+    place_header(target, without_paths(header))
     newest = {record.cohort: record for record in records}
     for record in records:
         for file in _files_of(record, newest[record.cohort] is record):
@@ -161,14 +161,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         if error.errno not in _CANNOT_LINK:
             raise
         shutil.copyfile(source, target)
-
-
-def _without_paths(header: ZooHeader) -> ZooHeader:
-    """The header without the folder of image files, which is a path of the machine that built the zoo."""
-    if header.spec is None or "root" not in header.spec.get("images", {}):
-        return header
-    images = {key: value for key, value in header.spec["images"].items() if key != "root"}
-    return replace(header, spec={**header.spec, "images": images})
 
 
 def _split_files(facts: Facts) -> dict[str, str]:

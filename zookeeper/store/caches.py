@@ -21,7 +21,7 @@ from zookeeper.store.header import ZooHeader, read_header
 from zookeeper.store.metadata import order_rows, read_tables
 from zookeeper.store.parquet import decode_hashed_table, encode_table
 from zookeeper.store.records import CommitRecord, commits_digest, read_commits
-from zookeeper.store.table import to_frame
+from zookeeper.store.table import spell_out, to_frame
 
 CACHES = "caches.json"
 CACHES_FORMAT = "zookeeper.caches"
@@ -45,6 +45,7 @@ def finalise(root: Path) -> None:
     records = read_commits(root)
     digest = commits_digest(records)
     table, rows = order_rows(header, read_tables(root, records))
+    table = spell_out(table)
     last = _last_of_each(table.column("model_id"))
     keyed = {_COMMITS_KEY: digest.encode()}
     contents = {

@@ -1,4 +1,4 @@
-"""``zoo.json``: what a zoo is meant to hold. Written once, never changed."""
+"""``zoo.json``: what a zoo is meant to hold. Written once, never changed, with a copy beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import metadata
@@ -20,9 +20,11 @@ from zookeeper.store.files import TEMPORARY, create_durable, hash_bytes, sync_di
 FORMAT = "zookeeper.zoo"
 FORMAT_VERSION = 1
 HEADER = "zoo.json"
+COPY = "zoo.json.copy"
 FOLDERS = ("commits", "shards", "meta", "state")
 _COHORT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _PACKAGES = ("weight-zookeeper", "torch", "numpy", "pyarrow")
+_REMEDY = "zookeeper verify --repair restores it if its copy is whole."
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class ZooHeader:
             "created": self.created,
             "packages": dict(self.packages),
             "digest": self.digest,
+            "copy": COPY,
         }
         return {**value, "check": hash_bytes(canonical_json(value))}
 
@@ -171,17 +174,14 @@ class ZooHeader:
                 store=Encoding.from_json(value["store"]) if "store" in value else PLAIN,
             )
         except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-            raise StoreError(f"{where}: damaged header ({error!r}). Restore it from a copy.") from error
+            raise StoreError(f"{where}: damaged header ({error!r}). {_REMEDY}") from error
         if header.digest != value.get("digest"):
             raise StoreError(
-                f"{where}: damaged header; expected digest {value.get('digest')}, got {header.digest}. "
-                "Restore it from a copy."
+                f"{where}: damaged header; expected digest {value.get('digest')}, got {header.digest}. {_REMEDY}"
             )
         check = hash_bytes(canonical_json({key: entry for key, entry in value.items() if key != "check"}))
         if value.get("check", check) != check:  # headers written before there was a check have none
-            raise StoreError(
-                f"{where}: damaged header; expected check {value['check']}, got {check}. Restore it from a copy."
-            )
+            raise StoreError(f"{where}: damaged header; expected check {value['check']}, got {check}. {_REMEDY}")
         return header
 
 
@@ -189,7 +189,7 @@ def create_zoo(path: Path, header: ZooHeader) -> ZooHeader:
     """Create a zoo directory, or accept the one that is there if it holds the same content.
 
     Put-if-absent: of several callers one creates, the others find. Creation time and package versions
-    are filled in if the header leaves them empty.
+    are filled in if the header leaves them empty; the folder of the image files on this machine is left out.
 
     Returns
     -------
@@ -203,8 +203,8 @@ def create_zoo(path: Path, header: ZooHeader) -> ZooHeader:
     StoreError
         If it holds another zoo (every difference is listed), or cannot be written.
     """
-    target = path / HEADER
-    if not target.exists():
+    target, header = path / HEADER, without_paths(header)
+    if not target.exists() and not (path / COPY).exists():
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: is a file; expected a directory. Choose another path.")
         strangers = [
@@ -216,29 +216,57 @@ def create_zoo(path: Path, header: ZooHeader) -> ZooHeader:
             raise InputError(
                 f"{path}: is not a zoo and not empty (it holds {sorted(strangers)[0]!r}). Choose another path."
             )
-    stamped = ZooHeader(
-        **{
-            **{name: getattr(header, name) for name in header.__dataclass_fields__},
-            "created": header.created or datetime.now(UTC).isoformat(timespec="seconds"),
-            "packages": dict(header.packages) or _package_versions(),
-        }
+    stamped = replace(
+        header,
+        created=header.created or datetime.now(UTC).isoformat(timespec="seconds"),
+        packages=dict(header.packages) or _package_versions(),
     )
     try:
         for folder in FOLDERS:
             (path / folder).mkdir(parents=True, exist_ok=True)
         sync_directory(path)
         if not target.exists():
-            create_durable(target, json.dumps(stamped.to_json(), indent=1).encode())
+            place_header(path, stamped)
     except OSError as error:
         raise StoreError(f"{path}: cannot create a zoo ({error.strerror}). Nothing was stored.") from error
     stored = read_header(path)
-    if stored.digest != header.digest:
-        listed = list(differences(stored.content(), json.loads(canonical_json(header.content()))))
+    if without_paths(stored).digest != header.digest:
+        listed = list(differences(without_paths(stored).content(), json.loads(canonical_json(header.content()))))
         shown = "; ".join(listed[:8]) + (f"; and {len(listed) - 8} more" if len(listed) > 8 else "")
         raise StoreError(
             f"{target}: holds another zoo; {shown}. Choose another directory, or restore the old specification."
         )
     return stored
+
+
+def place_header(path: Path, header: ZooHeader) -> None:
+    """Write header and copy into a folder that has no header, the copy first: no header is ever without its copy.
+
+    A copy that is there already is whose header this becomes: that of another writer, or of a header that was lost.
+
+    Raises
+    ------
+    StoreError
+        If the copy that is there is damaged.
+    OSError
+        If writing fails.
+    """
+    data = json.dumps(header.to_json(), indent=1).encode()
+    if not create_durable(path / COPY, data):
+        data = (path / COPY).read_bytes()
+        parse_header(data, str(path / COPY))
+    create_durable(path / HEADER, data)
+
+
+def without_paths(header: ZooHeader) -> ZooHeader:
+    """The header without the folder of image files, which is a path of the machine that built the zoo.
+
+    Headers that were written before headers had copies may hold it.
+    """
+    if header.spec is None or "root" not in (header.spec.get("images") or {}):
+        return header
+    images = {key: value for key, value in header.spec["images"].items() if key != "root"}
+    return replace(header, spec={**header.spec, "images": images})
 
 
 def read_header(path: Path) -> ZooHeader:
@@ -253,18 +281,25 @@ def read_header(path: Path) -> ZooHeader:
     """
     target = path / HEADER
     try:
-        text = target.read_bytes()
+        data = target.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (path / COPY).is_file():
+            raise StoreError(f"{target}: missing, though its copy {COPY} is there. {_REMEDY}") from error
         raise InputError(f"{path}: no zoo here; expected a directory with {HEADER}. Check the path.") from error
     except OSError as error:
         raise StoreError(f"{target}: cannot be read ({error.strerror}).") from error
+    return parse_header(data, str(target))
+
+
+def parse_header(data: bytes, where: str) -> ZooHeader:
+    """Read and check the bytes of a header; raises `StoreError` on any damage."""
     try:
-        value = json.loads(text)
+        value = json.loads(data)
     except ValueError as error:
-        raise StoreError(f"{target}: not valid JSON ({error}). Restore it from a copy.") from error
+        raise StoreError(f"{where}: not valid JSON ({error}). {_REMEDY}") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{target}: expected a JSON object. Restore it from a copy.")
-    return ZooHeader.from_json(value, str(target))
+        raise StoreError(f"{where}: expected a JSON object. {_REMEDY}")
+    return ZooHeader.from_json(value, where)
 
 
 def canonical_json(value: Any) -> bytes:

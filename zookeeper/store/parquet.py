@@ -28,6 +28,7 @@ from zookeeper.store.table import WEIGHTS
 SHARD_FORMAT = "zookeeper.shard"
 SHARD_VERSION = 1
 _PAGE_BYTES = 1 << 30
+_SMALL = 1 << 20
 _TABLE_LINES = 1 << 26  # the most that pyarrow puts into a row group
 _ELEMENT = f"{WEIGHTS}.list.element"
 _ARROW = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.binary(2), "float64": pa.float64()}
@@ -153,10 +154,11 @@ def decode_hashed_table(data: bytes, where: str) -> pa.Table:
     Text comes as dictionaries, as it is stored: a zoo of millions of rows is opened without spelling them out.
     """
     try:
-        schema = pq.read_schema(pa.BufferReader(data))
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts) as file:
-            return file.read()  # whole columns: `read_table` hands out thousands of lines at a time
+        about = pq.read_metadata(pa.BufferReader(data))
+        texts = [field.name for field in about.schema.to_arrow_schema() if pa.types.is_string(field.type)]
+        with pq.ParquetFile(pa.BufferReader(data), metadata=about, read_dictionary=texts) as file:
+            # whole columns: `read_table` hands out thousands of lines at a time; threads cost more than a small table
+            return file.read(use_threads=len(data) > _SMALL)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{where}: cannot be decoded ({error}). Restore it from a copy.") from error
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from zookeeper.errors import InputError, StoreError
 from zookeeper.store.encoding import Floats
-from zookeeper.store.files import hash_file
+from zookeeper.store.files import hash_bytes, hash_file
 from zookeeper.store.records import CommitRecord, StoredFile
 from zookeeper.store.shards import OpenFile, RowDecoder, SpanDecoder, read_exactly, spread_spans
 
@@ -193,6 +193,28 @@ def check_file(root: Path, file: StoredFile) -> Path:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error}).") from error
     return path
+
+
+def read_checked(root: Path, file: StoredFile) -> bytes:
+    """Read a file whole; these very bytes have the size and hash of the record.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    path = root / file.file
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: missing, though a commit record names it. Restore it from a copy.") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if len(data) != file.size:
+        raise StoreError(f"{path}: damaged; expected {file.size} bytes, got {len(data)}. Restore it from a copy.")
+    if (digest := hash_bytes(data)) != file.xxh3:
+        raise StoreError(f"{path}: damaged; expected xxh3 {file.xxh3}, got {digest}. Restore it from a copy.")
+    return data
 
 
 def _float_offsets(record: CommitRecord) -> npt.NDArray[np.int64]:

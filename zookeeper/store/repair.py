@@ -1,8 +1,9 @@
 """Mend what can be mended, and set the rest aside so that a build can make it again. Nothing is thrown away.
 
 A block has its weights in the shard, with their hash in the record, and its table twice: in the shard and in
-``meta/``. So a damaged table, a damaged record, or damage to a shard outside its weights can be made good. What
-cannot goes to ``quarantine/`` with the record that named it; then the block is absent, which the next build sees.
+``meta/``; the header has a copy. So a damaged header, table or record, or damage to a shard outside its weights can be
+made good. What cannot goes to ``quarantine/`` with the record that named it; then the block is absent, which the next
+build sees.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from zookeeper.store.contents import layout_width
 from zookeeper.store.encoding import Stored
 from zookeeper.store.files import hash_bytes, hash_file, sync_directory, write_durable
 from zookeeper.store.findings import QUARANTINE, Finding, Report
-from zookeeper.store.header import ZooHeader, read_header
+from zookeeper.store.header import COPY, HEADER, ZooHeader, read_header
+from zookeeper.store.header_copy import read_copy
 from zookeeper.store.orphans import collect_orphans
 from zookeeper.store.parquet import decode_table, encode_table
 from zookeeper.store.records import COMMITS, CommitRecord, StoredFile, read_record
@@ -31,6 +33,8 @@ from zookeeper.store.verify import recover_weights
 def repair_zoo(root: Path, report: Report, *, orphans_after: float = 3600.0) -> tuple[str, ...]:
     """Repair what `report` found; say in a line each what was done. The caller holds the zoo's lock.
 
+    A header without a copy gets one, also if nothing is wrong.
+
     Raises
     ------
     StoreError
@@ -38,10 +42,11 @@ def repair_zoo(root: Path, report: Report, *, orphans_after: float = 3600.0) -> 
     """
     done: list[str] = []
     try:
+        mended = _repair_header(root, [finding.where for finding in report.findings if finding.kind == "header"])
         for name in dict.fromkeys(finding.record for finding in report.findings if finding.record is not None):
             kinds = {finding.kind for finding in report.findings if finding.record == name}
             done.extend(_repair_block(root, name, kinds, [f for f in report.findings if f.record == name]))
-        if not any(finding.kind == "header" for finding in report.findings):
+        if read_copy(root) is not None:
             if any(finding.kind == "orphan" for finding in report.findings):
                 removed = collect_orphans(root, older_than=orphans_after)
                 done.extend(f"removed {path.relative_to(root)}" for path in removed)
@@ -52,7 +57,23 @@ def repair_zoo(root: Path, report: Report, *, orphans_after: float = 3600.0) -> 
         raise StoreError(
             f"{root}: cannot be repaired ({error.strerror or error}). Check access and the disk."
         ) from error
-    return tuple(done)
+    return (*mended, *done)
+
+
+def _repair_header(root: Path, damaged: list[str]) -> list[str]:
+    """Make the header again from its copy, or the copy from the header, whichever is whole."""
+    if HEADER in damaged:
+        if read_copy(root) is None:
+            return []
+        good, bad = COPY, HEADER
+    elif COPY in damaged or not (root / COPY).exists():
+        good, bad = HEADER, COPY
+    else:
+        return []
+    data = (root / good).read_bytes()
+    _set_aside(root, [bad])
+    write_durable(root / bad, data)
+    return [f"made {bad} again from {good}" if bad in damaged else f"copied {good} to {bad}"]
 
 
 def _repair_block(root: Path, name: str, kinds: set[str], findings: list[Finding]) -> list[str]:
@@ -184,8 +205,9 @@ def _set_aside(root: Path, names: list[str]) -> None:
         if not source.exists():
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
         while target.exists():
-            target = target.with_name(f"{target.name}.again")
+            number, target = number + 1, root / QUARANTINE / f"{name}.{number}"
         os.replace(source, target)
         sync_directory(source.parent)
         sync_directory(target.parent)

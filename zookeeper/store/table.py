@@ -97,6 +97,18 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
+def spell_out(table: pa.Table) -> pa.Table:
+    """The table with dictionaries as text, as it is stored.
+
+    >>> spell_out(pa.table({"init": pa.array(["normal", None]).dictionary_encode()})).schema.types
+    [DataType(string)]
+    """
+    for number, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(number, field.name, table.column(number).cast(field.type.value_type))
+    return table
+
+
 def widen(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with categories spelled out as text; columns of other types are shared, not copied.
 

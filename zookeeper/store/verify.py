@@ -18,7 +18,8 @@ from zookeeper.store.caches import CACHES, CACHES_FORMAT, CHECKPOINTS, MODELS, r
 from zookeeper.store.contents import check_block, check_rows
 from zookeeper.store.files import TEMPORARY, hash_bytes, hash_file
 from zookeeper.store.findings import AGAIN, QUARANTINE, Finding, Lost, Report
-from zookeeper.store.header import FOLDERS, HEADER, ZooHeader, read_header
+from zookeeper.store.header import COPY, FOLDERS, HEADER, ZooHeader
+from zookeeper.store.header_copy import examine_header
 from zookeeper.store.parquet import decode_table
 from zookeeper.store.records import COMMITS, CommitRecord, StoredFile, commits_digest, read_record
 from zookeeper.store.shards import open_shard
@@ -46,8 +47,7 @@ def verify_zoo(
     InputError
         If there is no zoo at ``root``.
     """
-    if not (root / HEADER).exists() and not (root / COMMITS).is_dir():
-        raise InputError(f"{root}: no zoo here; expected a directory with {HEADER}. Check the path.")
+    require_zoo(root)
     look = _Look(root, deep, on_file or (lambda path: None))
     header = look.header()
     records = look.records()
@@ -65,6 +65,12 @@ def verify_zoo(
     return Report(tuple(look.findings), tuple(look.notes), look.num_files, look.num_bytes, num_rows)
 
 
+def require_zoo(root: Path) -> None:
+    """Raise `InputError` unless there is a zoo at ``root``, whole or damaged."""
+    if not any((root / name).exists() for name in (HEADER, COPY, COMMITS)):
+        raise InputError(f"{root}: no zoo here; expected a directory with {HEADER}. Check the path.")
+
+
 class _Look:
     """One pass over a zoo, and what it found so far."""
 
@@ -72,19 +78,21 @@ class _Look:
         self.root, self.deep, self.on_file = root, deep, on_file
         self.findings: list[Finding] = []
         self.notes: list[str] = []
+        self.known: ZooHeader | None = None
         self.tables: dict[str, Mapping[str, list[object]]] = {}
         self.num_files = self.num_bytes = 0
         # listed before the records are read: a block committed meanwhile cannot look unnamed
         self.listed = [path for name in ("", *FOLDERS) for path in sorted((root / name).glob("*")) if path.is_file()]
 
     def header(self) -> ZooHeader | None:
-        """Read the header; one that is damaged is a finding."""
-        try:
-            return read_header(self.root)
-        except (StoreError, InputError) as error:
-            remedy = "Restore it from a copy; it is not written anywhere else. Shards can still be read one by one."
-            self.findings.append(Finding("header", HEADER, str(error), remedy))
-            return None
+        """Read the header, or its copy if that is all there is; damage to either is a finding."""
+        header, finding = examine_header(self.root)
+        if finding is not None:
+            self.findings.append(finding)
+        elif not (self.root / COPY).exists():
+            self.notes.append(f"{HEADER} has no copy yet; zookeeper verify --repair makes one")
+        self.known = header
+        return header
 
     def records(self) -> dict[str, CommitRecord]:
         """Read every record that can be read, ordered by identity."""
@@ -164,9 +172,8 @@ class _Look:
         table = self.tables.get(record.file_name)
         if table is not None:
             return [str(model) for model in table["model_id"]], [int(str(epoch)) for epoch in table["epoch"]]
-        try:
-            cohort = read_header(self.root).cohorts[record.cohort]
-        except (StoreError, InputError, KeyError):
+        cohort = None if self.known is None else self.known.cohorts.get(record.cohort)
+        if cohort is None:
             return [], [record.first_epoch, record.last_epoch]
         epochs = [epoch for epoch in cohort.epochs if record.first_epoch <= epoch <= record.last_epoch]
         return [model for model in cohort.models for _ in epochs], epochs * len(cohort.models)

@@ -3,6 +3,7 @@
     python tests/store/golden/make.py tests/store/golden
 
 `before-check` is what the release before headers had a check wrote; its maker was this program, up to `Encoding`.
+`parquet-copy` is what this program writes since headers have a copy, `zoo.json.copy`; the others have none.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ DIGEST = "3293ad5eb6c0c87e"
 COHORTS = {"first": CohortEntry(("aa", "bb"), (0, 1, 5)), "second": CohortEntry(("cc",), (0, 1))}
 ENCODINGS = {
     "parquet": Encoding(),
+    "parquet-copy": Encoding(),
     "parquet-zstd": Encoding(compression="zstd"),
     "parquet-float16": Encoding(dtype="float16"),
     "parquet-bfloat16-zstd": Encoding(dtype="bfloat16", compression="zstd"),
