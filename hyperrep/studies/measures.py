@@ -18,6 +18,7 @@ from hyperrep.analysis.reconstruction import weights_r2
 from hyperrep.baselines.projections import ProjectionName
 from hyperrep.studies.analysis_measures import ANALYSIS_TASKS
 from hyperrep.studies.findings import EMBEDDING, Findings, Scene, Task, as_facts, merged_untrained
+from hyperrep.studies.front_measures import FRONT_TASKS
 from hyperrep.studies.generative_measures import GENERATIVE_TASKS
 from hyperrep.studies.spec_measures import SPEC_TASKS
 from hyperrep.tasks.class_scores import add_class_f1
@@ -154,6 +155,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         "zoo_curve": Task(NoSettings, on_zoo=zoo_curve),
         "training_curve": Task(NoSettings, on_training=training_curve, diverged=True),
         **GENERATIVE_TASKS,
+        **FRONT_TASKS,
         **ANALYSIS_TASKS,
         **SPEC_TASKS,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +27,7 @@ from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.zoo import read_symmetry
 from hyperrep.weights.alignment import Aligner
 from zookeeper.errors import InputError
+from zookeeper.nets.symmetry import Symmetry
 from zookeeper.zoo import Zoo
 
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -42,6 +44,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "kde, joint, full kernel, spread 1.4": {
             "sampler": {"name": "kde", "together": "network", "kernel": "full", "spread": 1.4}
         },
+        "kde, joint, full kernel, flat noise": {
+            "sampler": {"name": "kde", "together": "network", "kernel": "full"}, "weight_noise.scale": 1.0
+        },
         "pca-kde": {"sampler": {"name": "pca-kde"}},
         "neighbour": {"sampler": {"name": "neighbour"}},
         "gan": {"sampler": {"name": "gan"}},
@@ -52,6 +57,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "average": {"sampler": {"name": "average"}},
         "weights: noise 0.1": {"sampler": {"name": "noise", "scale": 0.1}, "space": "weights"},
         "weights: noise 0.5": {"sampler": {"name": "noise", "scale": 0.5}, "space": "weights"},
+        "weights: flat noise": {
+            "sampler": {"name": "noise", "scale": 0.0}, "space": "weights", "weight_noise.scale": 1.0
+        },
         "weights: crossover": {"sampler": {"name": "crossover"}, "space": "weights"},
         "weights: crossover, aligned": {
             "sampler": {"name": "crossover"}, "space": "weights", "anchors.align": True
@@ -63,6 +71,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "full kernel, spread 1.4, diverse of 5": {
             "sampler": {"name": "kde", "together": "network", "kernel": "full", "spread": 1.4},
             "selection.draws": 5, "selection.keep": "diverse",
+        },
+        "full kernel, flat noise, best of 5": {
+            "sampler": {"name": "kde", "together": "network", "kernel": "full"}, "weight_noise.scale": 1.0,
+            "selection.draws": 5,
         },
     }
 )  # fmt: skip
@@ -100,8 +112,7 @@ def sampler_front(
     validation = ValidationImages.of(examiner)
     anchors = select_anchors(zoo, AnchorSection(share=anchor_share))
     rows = anchors.checkpoints.rows
-    best = select_on_validation(anchors.checkpoints.frame)
-    measure = _Measure(anchors, validation, Aligner(read_symmetry(zoo), torch.from_numpy(rows[best].copy())))
+    measure = partial(_measure, validation=validation, spread=Spread(anchors, read_symmetry(zoo)))
     records = [
         {"method": "anchors", **measure(rows), "novelty": np.nan, "aligned_novelty": np.nan, "seconds": 0.0},
         {"method": "reconstructed anchors", **measure(np.asarray(hyper.reconstruct(rows))), "seconds": 0.0},
@@ -123,36 +134,47 @@ def sampler_front(
     return pd.DataFrame(records).assign(error=lambda frame: frame.get("error", pd.Series(dtype=str)).fillna(""))
 
 
-class _Measure:
-    """Measures networks beside the same anchors, which are aligned once."""
+class Spread:
+    """How far apart networks lie, and how far from the anchors, as they stand and with hidden units matched.
 
-    def __init__(self, anchors: Anchors, validation: ValidationImages, aligner: Aligner) -> None:
-        self.validation = validation
-        self.aligner = aligner
-        self.anchors = anchors.checkpoints.rows.astype(np.float64)
-        self.aligned = self._align(anchors.checkpoints.rows)
-        self.scale = float(pdist(self.anchors).mean())
-        self.aligned_scale = float(pdist(self.aligned).mean())
+    Parameters
+    ----------
+    anchors
+        What distances are compared with; hidden units are matched to the best of them.
+    symmetry
+        The hidden units of the architecture.
+    """
+
+    def __init__(self, anchors: Anchors, symmetry: Symmetry) -> None:
+        rows = anchors.checkpoints.rows
+        best = select_on_validation(anchors.checkpoints.frame)
+        self._aligner = Aligner(symmetry, torch.from_numpy(rows[best].copy()))
+        self._anchors = {"": rows.astype(np.float64), "aligned_": self._align(rows)}
+        self._scale = {prefix: float(pdist(points).mean()) for prefix, points in self._anchors.items()}
 
     def __call__(self, rows: np.ndarray) -> dict[str, float]:
-        accuracy, _ = self.validation.scores(rows)
-        record = {
-            "val_acc": float(accuracy.mean()),
-            "val_acc_std": float(accuracy.std()),
-            "best_val_acc": float(accuracy.max()),
-            "disagreement": float(pdist(self.validation.classes(rows), metric="hamming").mean()),
-            **self._spread("", rows.astype(np.float64), self.anchors, self.scale),
+        """Measure rows ``[n, P]``: ``diversity``, ``novelty``, ``aligned_diversity``, ``aligned_novelty``."""
+        finite = bool(np.isfinite(rows).all())
+        places = {"": rows.astype(np.float64), "aligned_": self._align(rows) if finite else np.full(rows.shape, np.nan)}
+        return {
+            f"{prefix}{name}": value / self._scale[prefix]
+            for prefix, points in places.items()
+            for name, value in (
+                ("diversity", float(pdist(points).mean())),
+                ("novelty", float(np.median(cdist(points, self._anchors[prefix]).min(axis=1)))),
+            )
         }
-        if not np.isfinite(rows).all():
-            return {**record, "aligned_diversity": np.nan, "aligned_novelty": np.nan}
-        return {**record, **self._spread("aligned_", self._align(rows), self.aligned, self.aligned_scale)}
 
     def _align(self, rows: np.ndarray) -> np.ndarray:
-        return self.aligner.align(torch.from_numpy(np.array(rows))).numpy().astype(np.float64)
+        return self._aligner.align(torch.from_numpy(np.array(rows))).numpy().astype(np.float64)
 
-    @staticmethod
-    def _spread(prefix: str, rows: np.ndarray, anchors: np.ndarray, scale: float) -> dict[str, float]:
-        return {
-            f"{prefix}diversity": float(pdist(rows).mean()) / scale,
-            f"{prefix}novelty": float(np.median(cdist(rows, anchors).min(axis=1))) / scale,
-        }
+
+def _measure(rows: np.ndarray, validation: ValidationImages, spread: Spread) -> dict[str, float]:
+    accuracy, _ = validation.scores(rows)
+    return {
+        "val_acc": float(accuracy.mean()),
+        "val_acc_std": float(accuracy.std()),
+        "best_val_acc": float(accuracy.max()),
+        "disagreement": float(pdist(validation.classes(rows), metric="hamming").mean()),
+        **spread(rows),
+    }
