@@ -22,10 +22,12 @@ def against_paper(table: pd.DataFrame, *, unit: str = "") -> Figure:
     Parameters
     ----------
     table
-        Columns ``row``, ``column``, ``paper``, ``measured``, ``spread``, ``seed_spread``; one panel per column of
-        which anything was measured.
+        Columns ``row``, ``column``, ``paper``, ``measured``, ``spread``, ``seed_spread``; rows and columns of which
+        nothing was measured are left out.
     """
-    table = table[table["column"].isin(table.loc[table["measured"].notna(), "column"])]
+    known = table["measured"].notna()
+    table = table[table["column"].isin(table.loc[known, "column"]) & table["row"].isin(table.loc[known, "row"])]
+    what = "dot: measured here, ring: the paper" if table["paper"].notna().any() else "measured here"
     columns, rows = (list(dict.fromkeys(table[name])) for name in ("column", "row"))
     with house_style():
         figure, grid = _panels(len(columns), height=0.55 + 0.24 * len(rows))
@@ -50,7 +52,7 @@ def against_paper(table: pd.DataFrame, *, unit: str = "") -> Figure:
             axes.set_title(_shortened(str(column)), fontsize=9)
             axes.tick_params(axis="x", labelsize=7.5)
         _only_outer_labels(grid, len(columns))
-        figure.supxlabel(f"dot: measured here, ring: the paper{f' [{unit}]' if unit else ''}", fontsize=8.5, color=INK)
+        figure.supxlabel(f"{what}{f' [{unit}]' if unit else ''}", fontsize=8.5, color=INK)
     return figure
 
 
