@@ -14,6 +14,7 @@ from zookeeper.report.style import GREY, INK, PALETTE, draw_ridge, house_style
 _Draw = Callable[[Axes, pd.DataFrame, str, str], None]
 _NUM_BINS = 50
 _MOST_COLUMNS = 3
+_LOWEST = -0.6
 
 
 def against_paper(table: pd.DataFrame, *, unit: str = "") -> Figure:
@@ -81,6 +82,41 @@ def points(
     return _by_panel(frame, hue, panels, x_label or x, y_label or y, draw)
 
 
+def dots(frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label: str = "") -> Figure:
+    """Draw one row for each ``y``: the mean of ``x`` as a dot for every ``hue``, and its range as a bar.
+
+    R2 far below 0 means nothing more than 0 does: what lies below -0.6 is an arrow at the edge.
+    """
+    rows, hues, names = (list(dict.fromkeys(frame[key])) for key in (y, hue, panels))
+    lowest = max(float(frame[x].min()), _LOWEST)
+    with house_style():
+        figure, grid = _panels(len(names), height=0.7 + (0.16 * len(hues) + 0.2) * len(rows), width=3.4)
+        for axes, name in zip(grid, names, strict=False):
+            for number, label in enumerate(hues):
+                part = frame[(frame[panels] == name) & (frame[hue] == label)].groupby(y)[x]
+                places = np.arange(len(rows))[::-1] + 0.74 * (0.5 - (number + 0.5) / len(hues))
+                colour = PALETTE[number % len(PALETTE)]
+                _row_of_dots(axes, part.agg(["mean", "min", "max"]).reindex(rows), places, lowest, colour, str(label))
+            axes.set_yticks(np.arange(len(rows))[::-1], labels=[str(row) for row in rows])
+            axes.set_ylim(-0.55, len(rows) - 0.45)
+            axes.hlines(np.arange(1, len(rows)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=GREY, lw=0.4)
+            axes.tick_params(axis="y", length=0)
+            axes.set_title(str(name))
+            axes.set_xlabel(x_label or x)
+        _only_outer_labels(grid, len(names))
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper")
+    return figure
+
+
+def _row_of_dots(axes: Axes, values: pd.DataFrame, places: np.ndarray, lowest: float, colour: str, label: str) -> None:
+    low, mean, high = (values[key].to_numpy(dtype=np.float64) for key in ("min", "mean", "max"))
+    axes.hlines(places, np.maximum(low, lowest), np.maximum(high, lowest), color=colour, linewidth=1.2, alpha=0.6)
+    below = mean < lowest
+    axes.plot(np.where(below, np.nan, mean), places, "o", color=colour, markersize=4.5, label=label)
+    axes.plot(np.where(below, lowest, np.nan), places, "<", color=colour, markersize=4.5)
+
+
 def distributions(frame: pd.DataFrame, *, x: str, hue: str, panels: str, x_label: str = "") -> Figure:
     """Draw a histogram of ``x`` for every ``hue``, above each other, on one axis in each panel."""
     hues = list(dict.fromkeys(frame[hue]))
@@ -141,10 +177,10 @@ def _line(axes: Axes, part: pd.DataFrame, x: str, y: str, colour: str, label: st
         )
 
 
-def _panels(num: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
+def _panels(num: int, *, height: float, width: float = 2.6) -> tuple[Figure, Sequence[Axes]]:
     num_columns = min(num, _MOST_COLUMNS)
     num_rows = -(-num // num_columns)
-    figure = Figure(figsize=(1.6 + 2.6 * num_columns, 0.3 + height * num_rows), layout="constrained")
+    figure = Figure(figsize=(1.6 + width * num_columns, 0.3 + height * num_rows), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes in grid[num:]:
         axes.set_visible(False)

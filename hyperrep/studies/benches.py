@@ -10,10 +10,12 @@ from functools import cached_property
 from pathlib import Path
 
 import zookeeper
+from hyperrep.studies.locks import hold
 from hyperrep.studies.overrides import load_changed_spec
 from hyperrep.studies.table_config import ZooSource
 from hyperrep.tasks.behaviour import Examiner
 from hyperrep.tasks.opening import build_examiner, read_split
+from hyperrep.tasks.regroup import AS_STORED, SplitScheme, resplit
 from hyperrep.tasks.split import ROLES, Role, ZooSplit
 from zookeeper.build import Workers, build_zoo
 from zookeeper.errors import BuildError, InputError, ZooError
@@ -30,23 +32,25 @@ BUILT = Path("data/zoos")  # where `zookeeper build` puts a zoo, by its name
 class Bench:
     """A zoo on which tasks are run, under the name the paper gives it; what is read is opened on first use.
 
-    ``epochs`` are the checkpoints that tasks see, all of them if None.
+    ``epochs`` are the checkpoints that tasks see, all of them if None; ``split`` how its models are divided.
     """
 
     role: str
     path: Path
     epochs: tuple[int, ...] | None = None
+    split: SplitScheme = AS_STORED
 
     @cached_property
     def zoo(self) -> zookeeper.Zoo:
-        """The zoo, opened."""
-        return zookeeper.open(self.path)
+        """The zoo, opened, its models on the sides of the split."""
+        return resplit(zookeeper.open(self.path), self.split)
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Hash of everything stored in the zoo."""
+        """Hash of everything stored in the zoo, and the split if it is not the stored one."""
         weights = sorted((*record.key, record.weights_xxh3) for record in read_commits(self.zoo.path))
-        return {"header": self.zoo.header.digest, "weights": hash_bytes(canonical_json(weights))}
+        content = {"header": self.zoo.header.digest, "weights": hash_bytes(canonical_json(weights))}
+        return content if self.split == AS_STORED else {**content, "split": self.split.name}
 
     @cached_property
     def splits(self) -> dict[Role, ZooSplit]:
@@ -96,23 +100,26 @@ def open_bench(
         If cohorts fail.
     """
     spec = load_changed_spec(find_spec(source.spec, study_folder), source.change)
+    split = AS_STORED if source.split is None else source.split.scheme
     known = BUILT / spec.name
     if _is_complete(known, spec):
-        return Bench(role, known, epochs)
+        return Bench(role, known, epochs, split)
     path = cache / "zoos" / f"{spec.name}-{spec.digest[:12]}"
     if not _is_complete(path, spec):
-        say(f"zoo {role}: building {spec.num_models:,} models of {source.spec} in {path}")
-        summary = build_zoo(
-            make_plan(spec),
-            path,
-            Workers(num_workers=1 if spec.num_models < 100 else os.cpu_count() or 1),
-            show_progress=False,
-        )
-        if summary.failures:
-            failed = "; ".join(f"{name}: {reason}" for name, reason in summary.failures.items())
-            raise BuildError(f"{path}: some cohorts failed ({failed}). Run the same command again.")
-        say(f"zoo {role}: {summary.num_checkpoints:,} checkpoints, {summary.seconds:.1f} s")
-    return Bench(role, path, epochs)
+        with hold(cache, f"zoos/{path.name}", say):
+            if not _is_complete(path, spec):
+                _build(role, source, spec, path, say)
+    return Bench(role, path, epochs, split)
+
+
+def _build(role: str, source: ZooSource, spec: ZooSpec, path: Path, say: Callable[[str], None]) -> None:
+    say(f"zoo {role}: building {spec.num_models:,} models of {source.spec} in {path}")
+    workers = Workers(num_workers=1 if spec.num_models < 100 else os.cpu_count() or 1)
+    summary = build_zoo(make_plan(spec), path, workers, show_progress=False)
+    if summary.failures:
+        failed = "; ".join(f"{name}: {reason}" for name, reason in summary.failures.items())
+        raise BuildError(f"{path}: some cohorts failed ({failed}). Run the same command again.")
+    say(f"zoo {role}: {summary.num_checkpoints:,} checkpoints, {summary.seconds:.1f} s")
 
 
 def _is_complete(path: Path, spec: ZooSpec) -> bool:

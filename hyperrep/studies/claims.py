@@ -12,6 +12,8 @@ import pandas as pd
 
 from hyperrep.report.tables import ReportTable
 from hyperrep.studies.config import ClaimSection
+from hyperrep.studies.table_config import ClaimSection as CellClaim
+from hyperrep.studies.table_config import TableSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,9 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """``held`` or ``not held``."""
+        """``held``, ``not held`` or ``not measured``."""
+        if math.isnan(self.value) or math.isnan(self.bound):
+            return "not measured"
         return "held" if self.held else "not held"
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +112,35 @@ def check_claims(
             )
         )  # fmt: skip
     return claims
+
+
+def check_cells(
+    wanted: Sequence[CellClaim], tables: Mapping[str, pd.DataFrame], sections: Mapping[str, TableSection]
+) -> list[Claim]:
+    """Check claims about cells of tables.
+
+    Parameters
+    ----------
+    tables, sections
+        `hyperrep.studies.tabulate.tabulate` and what it was asked for, by name of the table. A cell that is not
+        there, as at a scale that measures less, is NaN.
+    """
+    claims = []
+    for claim in wanted:
+        table, section = tables[claim.table], sections[claim.table]
+        bound = claim.bound if isinstance(claim.bound, float) else _cell(table, claim.bound)
+        factor, unit = (0.01, "%") if section.unit == "%" else (1.0, "")
+        value = _cell(table, claim.cell)
+        source = f"table {claim.table}"
+        at_most = claim.at_most is not None
+        claims.append(Claim(claim.text, factor * value, factor * bound, at_most, unit, source))
+    return claims
+
+
+def _cell(table: pd.DataFrame, cell: tuple[str, str] | None) -> float:
+    assert cell is not None
+    found = table[(table["row"] == cell[0]) & (table["column"] == cell[1])]["measured"].astype(float)
+    return float(found.iloc[0]) if len(found) else math.nan
 
 
 def is_seed_of(name: str, rival: str) -> bool:

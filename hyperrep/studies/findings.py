@@ -83,6 +83,8 @@ class Task:
         The parts it has.
     others
         Whether a result depends on the other zoos of the study too.
+    needs_others
+        Whether it cannot be carried out, with settings, on one zoo alone.
     diverged
         Whether it has something to say about a training that diverged.
     version
@@ -94,6 +96,7 @@ class Task:
     on_training: OnScene | None = None
     on_spec: OnSpec | None = None
     others: bool = False
+    needs_others: Callable[[Any], bool] = lambda settings: False
     diverged: bool = False
     version: int = 1
 

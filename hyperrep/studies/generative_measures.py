@@ -18,9 +18,11 @@ from hyperrep.tasks.diversity import compare_diversity
 from hyperrep.tasks.ensemble import compare_ensembles
 from hyperrep.tasks.finetune import SAMPLED, FineTuneSettings, fine_tune, starting_rows, summarise_fine_tuning
 from hyperrep.tasks.generate import Anchors, examine_samples, sample_rows, summarise_samples
+from hyperrep.tasks.nearest import TrainingModels
+from hyperrep.tasks.novelty import audit_novelty, summarise_novelty
 from hyperrep.tasks.other_zoo import decode_other_zoo
 from hyperrep.tasks.split import select_on_validation
-from hyperrep.tasks.targets import choose_target, move_starts
+from hyperrep.tasks.targets import choose_target, move_starts, symmetry_of
 from hyperrep.training.saved import HyperRepresentation
 from zookeeper.errors import InputError
 from zookeeper.spec.document import Section
@@ -84,6 +86,29 @@ def diversity(scene: Scene, settings: SamplingSettings) -> Findings:
             )
         )
     return Findings(pd.concat(parts, ignore_index=True))
+
+
+class NoveltySettings(SamplingSettings):
+    """Whether hidden units are matched before distances are taken."""
+
+    aligned: bool = True
+
+
+def novelty(scene: Scene, settings: NoveltySettings) -> Findings:
+    """Samples beside an anchor with noise and an average of anchors at the same distance from all train models."""
+    bench, facts, items = scene.bench, [], []
+    symmetry = symmetry_of(bench.zoo) if settings.aligned else None
+    training = TrainingModels(bench.splits["train"], symmetry, seed=settings.seed)
+    for name, (anchors, rows) in draw(scene.hyper, bench, settings).items():
+        audit = audit_novelty(rows, anchors, training, bench.examiner, seed=settings.seed)
+        summary = summarise_novelty(audit)
+        measures = [
+            "distance", "unaligned", "reached", "test_acc", "selected_test_acc", "error_overlap", "max_error_overlap",
+            "lead", "lead_low", "lead_high", "lead_all",
+        ]  # fmt: skip
+        facts.append(as_facts(summary, measures, ["networks"]).assign(sampler=name))
+        items.append(audit.assign(sampler=name))
+    return Findings(pd.concat(facts, ignore_index=True), pd.concat(items, ignore_index=True))
 
 
 class EnsembleSettings(SamplingSettings):
@@ -213,13 +238,22 @@ def drift(scene: Scene, settings: DriftSettings) -> Findings:
     return Findings(pd.concat(facts, ignore_index=True))
 
 
+def _transfers(settings: FineTuningSettings) -> bool:
+    return settings.transfer
+
+
+def _always(settings: EnsembleSettings) -> bool:
+    return True
+
+
 GENERATIVE_TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "generate": Task(SamplingSettings, on_training=generate),
+        "novelty": Task(NoveltySettings, on_training=novelty),
         "diversity": Task(SamplingSettings, on_training=diversity),
         "ensembles": Task(EnsembleSettings, on_training=ensembles),
-        "finetuning": Task(FineTuningSettings, on_training=finetuning, others=True),
-        "unseen_zoos": Task(EnsembleSettings, on_training=unseen_zoos, others=True),
+        "finetuning": Task(FineTuningSettings, on_training=finetuning, others=True, needs_others=_transfers),
+        "unseen_zoos": Task(EnsembleSettings, on_training=unseen_zoos, others=True, needs_others=_always),
         "drift": Task(DriftSettings, on_training=drift),
     }
 )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from hyperrep.config import TrainConfig
+from hyperrep.studies.locks import hold
+from hyperrep.tasks.regroup import AS_STORED, SplitScheme, resplit
 from zookeeper.errors import BuildError, ZooError
 from zookeeper.store.files import hash_file, write_durable
 
@@ -28,7 +31,8 @@ class TrainingJob:
     """One hyper-representation to train: its label, configuration, zoo and folder.
 
     With ``result``, a file of that name is written last: hashes of what was saved, and seconds. With
-    ``may_diverge``, a training that diverges leaves that file too, with the reason, and fails nobody.
+    ``may_diverge``, a training that diverges leaves that file too, with the reason, and fails nobody. ``split``
+    divides the zoo's models.
     """
 
     label: str
@@ -37,6 +41,7 @@ class TrainingJob:
     out: Path
     result: str = ""
     may_diverge: bool = False
+    split: SplitScheme = AS_STORED
 
 
 def train_all(jobs: Sequence[TrainingJob], say: Callable[[str], None], *, workers: int | None = None) -> None:
@@ -91,7 +96,7 @@ def _start(job: TrainingJob) -> tuple[BaseProcess, Connection]:
 def _train_here(jobs: Sequence[TrainingJob], bars: _Bars) -> None:
     for job in jobs:
         try:
-            _carry_out(job, lambda step, values, label=job.label: bars.update(label, step, values))  # type: ignore[misc]
+            _carry_out(job, partial(bars.update, job.label), bars.say)
         except ZooError as error:
             raise BuildError(f"training {job.label}: {error}") from error
 
@@ -108,6 +113,9 @@ def _receive(connection: Connection, job: TrainingJob, bars: _Bars) -> bool:
     if kind == "step":
         bars.update(job.label, *content)
         return True
+    if kind == "line":
+        bars.say(content)
+        return True
     if kind == "error":
         raise BuildError(f"training {job.label}: {content}")
     return False
@@ -121,7 +129,7 @@ def _train(job: TrainingJob, sender: Connection) -> None:
         sender.send(("step", (step, dict(values))))
 
     try:
-        _carry_out(job, report)
+        _carry_out(job, report, lambda line: sender.send(("line", line)))
     except ZooError as error:
         sender.send(("error", str(error)))
     except BrokenPipeError:
@@ -130,8 +138,33 @@ def _train(job: TrainingJob, sender: Connection) -> None:
         sender.send(("done", None))
 
 
-def _carry_out(job: TrainingJob, report: Callable[[int, Mapping[str, float]], None]) -> None:
-    """Train, and write down how it ended if the job asks for that."""
+def _carry_out(
+    job: TrainingJob, report: Callable[[int, Mapping[str, float]], None], say: Callable[[str], None]
+) -> None:
+    """Train, and write down how it ended if the job asks for that.
+
+    Such a job lies in a cache: if another study trains it right now, wait and take what it leaves.
+    """
+    if not job.result:
+        _fit(job, report)
+        return
+    with hold(job.out.parent, job.out.name, say):
+        if not _has_ended(job):
+            _fit(job, report)
+
+
+def _has_ended(job: TrainingJob) -> bool:
+    """Whether the result is there and the saved files are those it names."""
+    try:
+        known = json.loads((job.out / job.result).read_bytes())
+        return bool(known["diverged"] or known["files"]) and all(
+            hash_file(job.out / name) == expected for name, expected in known["files"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _fit(job: TrainingJob, report: Callable[[int, Mapping[str, float]], None]) -> None:
     import zookeeper
     from hyperrep.training.fit import TrainingDivergedError
     from hyperrep.training.zoo import fit_zoo
@@ -140,7 +173,7 @@ def _carry_out(job: TrainingJob, report: Callable[[int, Mapping[str, float]], No
     prepare_process(job.config.training.threads)
     started, diverged = time.monotonic(), ""
     try:
-        fit_zoo(job.config, zookeeper.open(job.zoo), job.out, progress=False, on_step=report)
+        fit_zoo(job.config, resplit(zookeeper.open(job.zoo), job.split), job.out, progress=False, on_step=report)
     except TrainingDivergedError as error:
         if not job.may_diverge:
             raise
@@ -159,7 +192,7 @@ class _Bars:
     """One bar per job on a terminal; a line per tenth of the way elsewhere."""
 
     def __init__(self, jobs: Sequence[TrainingJob], say: Callable[[str], None]) -> None:
-        self._say = say
+        self.say = say
         self._live = sys.stderr.isatty()
         self._shown = {job.label: -1 for job in jobs}
         self._total = {job.label: job.config.training.steps for job in jobs}
@@ -184,7 +217,7 @@ class _Bars:
             if tenth > self._shown[label]:
                 self._shown[label] = tenth
                 of = "" if total is None else f"/{total}"
-                self._say(f"training {label}: step {step}{of}  {losses}")
+                self.say(f"training {label}: step {step}{of}  {losses}")
 
     def close(self) -> None:
         """Leave the bars as they are."""

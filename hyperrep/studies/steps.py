@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hyperrep.studies.locks import hold
 from zookeeper.store.files import hash_bytes, hash_file, write_durable
 from zookeeper.store.header import canonical_json
 
@@ -75,6 +76,14 @@ def run_step(step: Step, folder: Path) -> StepResult:
     record = {"step": step.name, "inputs": step.digest, "files": files, "seconds": round(seconds, 3)}
     write_durable(record_path, json.dumps(record, indent=1).encode())
     return StepResult(step.name, files, seconds, skipped=False)
+
+
+def run_alone(step: Step, folder: Path, say: Callable[[str], None]) -> StepResult:
+    """Run a step in a folder that other studies use too: if one is at work on the same step, wait for it."""
+    if is_done(step, folder):
+        return run_step(step, folder)
+    with hold(folder, step.name, say):
+        return run_step(step, folder)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hyperrep.tasks.regroup import SplitScheme
 from zookeeper.spec.document import Section
 from zookeeper.spec.problems import Problem, raise_problems
 
@@ -21,11 +22,27 @@ SCALES: tuple[Scale, ...] = ("smoke", "cpu", "paper")
 Labels = Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
+class SplitSection(Section):
+    """Another split of a zoo's models than the stored one, for trainings and tasks alike: `SplitScheme`."""
+
+    by: Text
+    seed: NonNegativeInt = 0
+
+    @property
+    def scheme(self) -> SplitScheme:
+        """The split as a value."""
+        return SplitScheme(self.by, self.seed)
+
+
 class ZooSource(Section):
-    """A zoo of ``zoo_specs`` by name (``structure_and_behaviour/svhn``) or path, with changed entries."""
+    """A zoo of ``zoo_specs`` by name (``structure_and_behaviour/svhn``) or path, with changed entries.
+
+    With ``split``, its models are put on other sides than the stored ones; the zoo itself is shared and stays.
+    """
 
     spec: Text
     change: dict[str, Any] = Field(default_factory=dict)
+    split: SplitSection | None = None
 
 
 class TrainingSource(Section):
@@ -87,16 +104,39 @@ class TableSection(Section):
     note: str = ""
 
 
+Cell = tuple[Text, Text]
+
+
+class ClaimSection(Section):
+    """A sentence about one cell of a table, held if the cell keeps to a bound: another cell, or a number.
+
+    ``cell`` and the bound are labels of a row and a column as the table prints them; numbers are in its unit. Give
+    ``at_least`` or ``at_most``. A cell that was not measured never holds.
+    """
+
+    text: Text
+    table: Text
+    cell: Cell
+    at_least: Cell | float | None = None
+    at_most: Cell | float | None = None
+
+    @property
+    def bound(self) -> Cell | float | None:
+        """The cell or number it is held against."""
+        return self.at_least if self.at_most is None else self.at_most
+
+
 class FigureSection(Section):
     """A figure of facts or of single networks (``of: items``).
 
     ``lines``: ``y`` over ``x``, one line per ``hue``; ``distributions``: histograms of ``x``, one per ``hue``;
-    ``points``: ``y`` over ``x``, coloured by ``hue``. One panel per value of ``panels``.
+    ``points``: ``y`` over ``x``, coloured by ``hue``; ``dots``: ``x`` as a dot in a row for each ``y``, its range as a
+    bar, one colour per ``hue``. One panel per value of ``panels``.
     """
 
     name: Text
     title: Text
-    kind: Literal["lines", "distributions", "points"]
+    kind: Literal["lines", "distributions", "points", "dots"]
     task: Text
     of: Literal["facts", "items"] = "facts"
     where: dict[Text, tuple[str, ...]] = Field(default_factory=dict)
@@ -129,6 +169,7 @@ class TableStudy(Section):
     scales: dict[Scale, ScaleSection] = Field(default_factory=dict)
     tables: tuple[TableSection, ...] = ()
     figures: tuple[FigureSection, ...] = ()
+    claims: tuple[ClaimSection, ...] = ()
     source: str = ""
     note: str = ""
     needs: str = ""
@@ -147,5 +188,12 @@ class TableStudy(Section):
                     if task not in self.tasks:
                         expected = ", ".join(self.tasks) or "none"
                         problems.append(Problem((section, place, "tasks"), "no such task", expected, task))
+        names = [table.name for table in self.tables]
+        for place, claim in enumerate(self.claims):
+            if claim.table not in names:
+                problems.append(Problem(("claims", place, "table"), "no such table", ", ".join(names), claim.table))
+            if (claim.at_least is None) == (claim.at_most is None):
+                given = "neither" if claim.at_least is None else "both"
+                problems.append(Problem(("claims", place), "has no one bound", "at_least or at_most", given))
         raise_problems(problems)
         return self

@@ -14,16 +14,16 @@ from typing import Any
 import pandas as pd
 
 from hyperrep.studies.benches import Bench, assign_zoos, find_spec, open_bench
-from hyperrep.studies.catalogue import Found, missing
+from hyperrep.studies.catalogue import Found, missing, settings_of
 from hyperrep.studies.findings import EMBEDDING, Findings, Scene, Task
 from hyperrep.studies.measures import TASKS
-from hyperrep.studies.overrides import load_changed_spec, merge
-from hyperrep.studies.steps import Step, run_step
+from hyperrep.studies.overrides import load_changed_spec
+from hyperrep.studies.steps import Step, run_alone
 from hyperrep.studies.table_config import Scale
 from hyperrep.studies.trainings import Training, carry_out_trainings, plan_trainings
 from hyperrep.tasks.features import UNTRAINED
 from zookeeper.errors import InputError
-from zookeeper.spec.document import Document, Section, validate_document
+from zookeeper.spec.document import Section
 from zookeeper.store.files import hash_bytes, write_durable
 from zookeeper.store.header import canonical_json
 
@@ -68,13 +68,7 @@ class Run:
         SpecError
             If a setting is unknown or out of range.
         """
-        study, section = self.found.study, self.found.at(self.scale)
-        chosen = {}
-        for name, given in study.tasks.items():
-            value = merge(given, section.tasks.get(name, {}))
-            where = f"{study.name} tasks.{name}"
-            chosen[name] = (TASKS[name], validate_document(Document(value, where), TASKS[name].settings))
-        return chosen
+        return {name: (TASKS[name], settings_of(self.found, self.scale, name)) for name in self.found.study.tasks}
 
 
 def measure(run: Run) -> Measured:
@@ -99,7 +93,7 @@ def measure(run: Run) -> Measured:
     seconds = {"trainings": round(sum(trained), 1), "tasks": 0.0}
     facts, items = [], []
     for keys, step in _task_steps(run, settings, benches, trainings):
-        result = run_step(step, run.cache)
+        result = run_alone(step, run.cache, run.say)
         seconds["tasks"] = round(seconds["tasks"] + result.seconds, 1)
         found = _read(run.cache, step)
         facts.append(_keyed(found.facts, keys, untrained))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from hyperrep.report import table_figures
 from hyperrep.report.tables import ReportTable
+from hyperrep.studies.claims import check_cells, claim_table
 from hyperrep.studies.measures import TASKS
 from hyperrep.studies.table_config import FigureSection
 from hyperrep.studies.table_study import Measured, Run
@@ -33,10 +34,10 @@ def write_study(run: Run, measured: Measured, out: Path) -> tuple[dict[str, Any]
     study = run.found.study
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {**_head(run, measured), "tables": {}}
-    tables, parts = [], []
+    tables, parts, made = [], [], {}
     for section in study.tables:
         paper = None if section.paper is None else read_paper(run.found.folder / section.paper)
-        table = tabulate(measured.facts, section, paper)
+        table = made[section.name] = tabulate(measured.facts, section, paper)
         write_durable(out / f"{section.name}.csv", table.to_csv(index=False).encode())
         shown = section.picture and bool(table["measured"].notna().any())
         if shown:
@@ -47,6 +48,11 @@ def write_study(run: Run, measured: Measured, out: Path) -> tuple[dict[str, Any]
         columns, lines = wide(table, digits=section.digits)
         picture = section.name if shown else ""
         parts.append(_markdown_table(tables[-1].title, columns, lines, section.note, picture))
+    if study.claims:
+        claims = check_cells(study.claims, made, {section.name: section for section in study.tables})
+        results |= {"claims": [claim.to_json() for claim in claims], "all_held": all(claim.held for claim in claims)}
+        tables.insert(0, claim_table(claims))
+        parts.insert(0, _plain_table(tables[0]))
     for wanted in study.figures:
         figure_made = draw(wanted, measured)
         if figure_made is not None:
@@ -66,16 +72,18 @@ def draw(wanted: FigureSection, measured: Measured) -> Figure | None:
     frame = frame[frame["task"] == wanted.task]
     for key, values in wanted.where.items():
         frame = frame[frame[key].isin(values)]
-    frame = frame.assign(zoo=[_stand_in(role, measured) for role in frame["zoo"]])
+    frame = frame.assign(zoo=[wanted.names.get(role) or _stand_in(role, measured) for role in frame["zoo"]])
     for key in {wanted.hue, wanted.panels} if wanted.names else ():
         frame = frame.assign(**{key: [wanted.names.get(str(value), value) for value in frame[key]]})
-    columns = [wanted.x] if wanted.kind == "distributions" else [wanted.x, wanted.y]
+    columns = [wanted.x] if wanted.kind in ("distributions", "dots") else [wanted.x, wanted.y]
     frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in columns}).dropna(subset=columns)
     if len(frame) == 0:
         return None
     common = {"x": wanted.x, "hue": wanted.hue, "panels": wanted.panels, "x_label": wanted.x_label}
     if wanted.kind == "distributions":
         return table_figures.distributions(frame, **common)
+    if wanted.kind == "dots":
+        return table_figures.dots(frame, **common, y=wanted.y)
     make = table_figures.lines if wanted.kind == "lines" else table_figures.points
     return make(frame, **common, y=wanted.y, y_label=wanted.y_label)
 
@@ -157,10 +165,17 @@ def _scale_lines(run: Run) -> list[str]:
     return [f"What scale {run.scale} changes of the paper's settings:", "", *lines, ""] if lines else []
 
 
-def _markdown_table(title: str, columns: list[str], lines: list[list[str]], note: str, picture: str) -> str:
+def _plain_table(table: ReportTable) -> str:
+    lines = [list(line) for line in table.rows]
+    return _markdown_table(table.title, list(table.columns[1:]), lines, "", "", first=table.columns[0])
+
+
+def _markdown_table(
+    title: str, columns: list[str], lines: list[list[str]], note: str, picture: str, first: str = ""
+) -> str:
     def row(cells: list[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
-    head = [f"## {title}", "", row(["", *columns]), "|" + "---|" * (len(columns) + 1)]
+    head = [f"## {title}", "", row([first, *columns]), "|" + "---|" * (len(columns) + 1)]
     tail = ["", *([note, ""] if note else []), *([f"![{title}]({picture}.png)", ""] if picture else [])]
     return "\n".join([*head, *(row(line) for line in lines), *tail])

@@ -13,7 +13,7 @@ from hyperrep.studies.benches import Bench
 from hyperrep.studies.catalogue import Found
 from hyperrep.studies.overrides import load_changed_config
 from hyperrep.studies.parallel import TrainingJob, train_all
-from hyperrep.studies.steps import Step, is_done, run_step
+from hyperrep.studies.steps import Step, is_done, run_alone
 from hyperrep.studies.table_config import Scale, TrainingSource
 from zookeeper.errors import InputError
 from zookeeper.store.files import hash_bytes
@@ -58,8 +58,9 @@ class Training:
         """What a process is told."""
         label = f"{self.label} on {self.bench.role}" + (f", seed {self.seed}" if self.seed else "")
         return TrainingJob(
-            label, self.config, self.bench.path, self.folder, result=RESULT, may_diverge=self.may_diverge
-        )
+            label, self.config, self.bench.path, self.folder, result=RESULT, may_diverge=self.may_diverge,
+            split=self.bench.split,
+        )  # fmt: skip
 
     @property
     def seconds(self) -> float:
@@ -114,5 +115,5 @@ def carry_out_trainings(trainings: Sequence[Training], workers: int, say: Callab
         say(f"training: {len(waiting)} of {len(distinct)}, {min(workers, len(waiting))} at a time")
     train_all([training.job for training in waiting], say, workers=workers)
     for training in distinct.values():
-        run_step(training.step, training.cache)
+        run_alone(training.step, training.cache, say)
     return [training.seconds for training in trainings]

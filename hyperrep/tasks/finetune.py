@@ -126,7 +126,8 @@ def fine_tune(
     population
         Stacked architecture of the rows.
     data
-        Images with train, val and test parts; the target set when networks are transferred.
+        Images with train, val and test parts; the target set when networks are transferred. Training runs on the
+        device they are on.
     starts
         Kind -> rows ``[n, P]``, finite.
 
@@ -147,7 +148,7 @@ def fine_tune(
         raise InputError(f"fine-tuning: the images have no {', '.join(missing)} part. Choose another split of them.")
     kinds = np.concatenate([np.full(len(part), kind, dtype=object) for kind, part in starts.items()])
     numbers = np.concatenate([np.arange(len(part)) for part in starts.values()])
-    trainer = CohortTrainer(population, _cohort(settings, numbers), data, torch.from_numpy(rows))
+    trainer = CohortTrainer(population, _cohort(settings, numbers), data, torch.from_numpy(rows).to(data.images.device))
     parts = {part: (data.part(part, torch.float32)) for part in ("val", "test")}
     kept, tables = [], []
     batch_loss = torch.full((len(rows),), float("nan"))
@@ -157,8 +158,8 @@ def fine_tune(
         if epoch in settings.epochs:
             columns = _measured(trainer, parts)
             table = pd.DataFrame({"start": kinds, "network": numbers, "epoch": epoch, **columns})
-            tables.append(table.assign(batch_loss=batch_loss.numpy().copy()))
-            kept.append(trainer.rows.numpy().copy())
+            tables.append(table.assign(batch_loss=_on_host(batch_loss)))
+            kept.append(_on_host(trainer.rows))
     frame = pd.concat(tables, ignore_index=True)
     order = np.arange(len(frame)).reshape(len(tables), len(rows)).T.reshape(-1)
     return FineTuned(frame.iloc[order].reset_index(drop=True), np.concatenate(kept)[order])
@@ -194,10 +195,16 @@ def _measured(trainer: CohortTrainer, parts: Mapping[str, tuple[torch.Tensor, to
     finite = torch.isfinite(trainer.rows).all(1)
     for part, (images, labels) in parts.items():
         result = evaluate(trainer.population, trainer.rows, images, labels)
-        columns[f"{part}_acc"], columns[f"{part}_loss"] = result.accuracy.numpy(), result.loss.numpy()
+        columns[f"{part}_acc"], columns[f"{part}_loss"] = _on_host(result.accuracy), _on_host(result.loss)
         finite &= torch.isfinite(result.loss)
-    columns["status"] = np.where(finite.numpy(), OK, DIVERGED).astype(object)
+    columns["status"] = np.where(_on_host(finite), OK, DIVERGED).astype(object)
     return columns
+
+
+def _on_host(values: torch.Tensor) -> np.ndarray:
+    """A copy in memory that later epochs leave alone, whatever the device."""
+    copy: np.ndarray = values.detach().cpu().numpy().copy()
+    return copy
 
 
 def summarise_fine_tuning(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from zookeeper.query import suggest
 from zookeeper.spec.grid import assign_split
 from zookeeper.spec.identity import canonical_json
 from zookeeper.store.table import factor_names
+from zookeeper.zoo import Zoo
 
 STORED, MODEL, CONFIGURATION = "stored", "model", "configuration"
 _PAPER = {"train": 0.70, "val": 0.15, "test": 0.15}
@@ -43,6 +44,15 @@ class SplitScheme:
     by: str = STORED
     seed: int = 0
     fractions: Mapping[str, float] = field(default_factory=lambda: dict(_PAPER))
+
+    @property
+    def name(self) -> str:
+        """The scheme in one line: what it holds out, its seed and its shares.
+
+        >>> SplitScheme("lr", 1).name
+        'lr, seed 1: train 0.7, val 0.15, test 0.15'
+        """
+        return f"{self.by}, seed {self.seed}: " + ", ".join(f"{side} {self.fractions[side]:g}" for side in ROLES)
 
     def held_out(self, frame: pd.DataFrame) -> tuple[str, ...]:
         """Factors whose values are on one side only: no probe can be asked for them.
@@ -93,10 +103,24 @@ class SplitScheme:
         return sides
 
 
+AS_STORED = SplitScheme()
+
+
 def pool(splits: Mapping[Role, ZooSplit]) -> tuple[pd.DataFrame, np.ndarray]:
     """Join the checkpoints of all sides: a frame with the stored side in ``split``, and rows ``[N, P]``."""
     frame = pd.concat([splits[role].frame.assign(split=role) for role in ROLES], ignore_index=True)
     return frame, np.concatenate([splits[role].rows for role in ROLES])
+
+
+def resplit(zoo: Zoo, scheme: SplitScheme) -> Zoo:
+    """Return a zoo whose models are on the sides of a scheme; everything that reads its split then keeps to them.
+
+    Raises
+    ------
+    InputError
+        As `SplitScheme.sides`.
+    """
+    return zoo if scheme == AS_STORED else zoo.with_split(scheme.sides(zoo.frame))
 
 
 def _factors(frame: pd.DataFrame) -> list[str]:

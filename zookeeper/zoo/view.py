@@ -204,6 +204,24 @@ class Zoo:
 
         return divide(self, {"train": train, "val": val, "test": test}, by, stratify, bins, seed)
 
+    def with_split(self, sides: Sequence[str] | npt.NDArray[Any]) -> Zoo:
+        """Put the checkpoints on other sides than the stored ones: the same view, ``split`` and `splits` replaced.
+
+        Parameters
+        ----------
+        sides
+            Side of every checkpoint, text [N], such as ``train``.
+
+        Raises
+        ------
+        InputError
+            If there are more or fewer sides than checkpoints.
+        """
+        if len(sides) != len(self):
+            raise InputError(f"{self.source}: expected {len(self)} sides, one per checkpoint, got {len(sides)}.")
+        table = self._frame.assign(split=pd.Categorical(np.asarray(sides, dtype=str)))
+        return replace(self, _table=table, _lines=None)
+
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Zoo:
         """Keep rows by number, in the order given; numbers may repeat; raises `InputError` if out of range."""
         numbers = np.asarray(rows)
