@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zookeeper.terminal import JsonOption, ZooArgument, print_json, print_pairs
+from zookeeper.terminal import JsonOption, SourceArgument, print_json, print_pairs
 
 
 def import_(
@@ -85,7 +85,7 @@ def import_(
 
 def export(
     format: Annotated[str, typer.Argument(help="state-dict, safetensors, npz, npy, unterthiner or ray-tune.")],
-    zoo: ZooArgument,
+    zoo: SourceArgument,
     target: Annotated[Path, typer.Argument(help="A new directory.", show_default=False)],
     query: Annotated[str | None, typer.Option("--query", help='Only these, e.g. "epoch == 50 and lr < .01".')] = None,
     published_names: Annotated[

@@ -13,7 +13,6 @@ import typer
 from zookeeper.terminal import (
     JsonOption,
     SourceArgument,
-    ZooArgument,
     format_bytes,
     print_json,
     print_pairs,
@@ -24,21 +23,21 @@ if TYPE_CHECKING:
     from zookeeper.difference import ZooDifference
 
 
-def info(zoo: ZooArgument, as_json: JsonOption = False) -> None:
+def info(zoo: SourceArgument, as_json: JsonOption = False) -> None:
     """Describe a stored zoo from its metadata; reads no weights."""
     import zookeeper
-    from zookeeper.listing import folder_bytes
+    from zookeeper.listing import stored_bytes
     from zookeeper.store.records import cohort_progress
 
     opened = zookeeper.open(zoo)
     frame, models, header = opened.frame, opened.models, opened.header
-    num_bytes = folder_bytes(zoo)
+    num_bytes = stored_bytes(opened)
     splits = models["split"].value_counts().to_dict() if "split" in models else {}
     value = {
         "path": str(zoo),
         "name": header.name,
         "kind": header.kind,
-        "complete": all(progress.final for progress in cohort_progress(zoo).values()),
+        "complete": all(progress.final for progress in cohort_progress(opened.path).values()),
         "models": len(models),
         "checkpoints": len(opened),
         "num_weights": [_num_weights(layout) for layout in header.layouts.values()],
@@ -95,7 +94,7 @@ def query(
 
 
 def ls(
-    folder: Annotated[Path, typer.Argument(help="A folder; zoos are looked for at any depth.")] = Path("data/zoos"),
+    folder: Annotated[str, typer.Argument(help="A folder or URL; zoos are looked for at any depth.")] = "data/zoos",
     as_json: JsonOption = False,
 ) -> None:
     """List the zoos below a folder: models, checkpoints, size, and how far each is. Reads no weights."""
@@ -128,8 +127,8 @@ def ls(
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Another.", show_default=False)],
+    first: SourceArgument,
+    second: Annotated[str, typer.Argument(help="Another.", show_default=False)],
     as_json: JsonOption = False,
 ) -> None:
     """Say how two zoos differ and by how much. Exit code 0: equal, 1: different, 2: cannot be compared.
@@ -145,7 +144,7 @@ def diff(
     except StoreError as error:  # its own exit code would say that the zoos differ
         raise InputError(str(error)) from error
     if as_json:
-        print_json({"first": str(first), "second": str(second), "equal": found.equal, **asdict(found)})
+        print_json({"first": first, "second": second, "equal": found.equal, **asdict(found)})
     else:
         _print_difference(found, first, second)
     if not found.equal:
@@ -153,9 +152,10 @@ def diff(
 
 
 def report(
-    zoo: ZooArgument,
+    zoo: SourceArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page; default ZOO.html beside the zoo.", show_default=False)
+        Path | None,
+        typer.Option("--out", "-o", help="The page; default ZOO.html beside the zoo (URL: here).", show_default=False),
     ] = None,
     color: Annotated[
         str | None,
@@ -166,14 +166,15 @@ def report(
     """Write one static page about a zoo: figures, a map, a table of models. Opens offline, needs no other file."""
     import zookeeper
     from zookeeper.report.page import write_report
+    from zookeeper.store.remote import is_url
 
-    folder = zoo.resolve()
-    target = folder.parent / f"{folder.name}.html" if out is None else out
     opened = zookeeper.open(zoo)
+    folder = Path(opened.source.rpartition("/")[2]) if is_url(opened.source) else opened.path.resolve()
+    target = folder.parent / f"{folder.name}.html" if out is None else out
     typer.echo(str(write_report(opened, target, color=color, map_method=map_method)))
 
 
-def _print_difference(found: ZooDifference, first: Path, second: Path) -> None:
+def _print_difference(found: ZooDifference, first: str, second: str) -> None:
     if found.equal:
         typer.echo(f"equal: {found.num_shared:,} checkpoints")
         return

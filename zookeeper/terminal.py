@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from zookeeper.errors import Terminated, ZooError
+from zookeeper.errors import InputError, Terminated, ZooError
 
 INTERRUPTED = 130
-ZooArgument = Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False)]
+
+
+def _refuse_url(path: Path) -> Path:
+    """A command that needs the files themselves says so, instead of looking for a folder named like an address."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise InputError(f"{path}: is an address; this command needs a zoo in a folder. Fetch it first.")
+    return path
+
+
+ZooArgument = Annotated[Path, typer.Argument(help="A zoo directory.", show_default=False, callback=_refuse_url)]
 SourceArgument = Annotated[str, typer.Argument(help="A zoo directory, or a URL.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DataRootOption = Annotated[

@@ -81,10 +81,18 @@ def test_a_zoo_that_is_built_is_not_repaired(run: Run, damaged: Path) -> None:
         assert run("verify", damaged).code == 1
 
 
-def test_a_damaged_header_ends_in_1(run: Run, damaged: Path) -> None:
-    text = (damaged / "zoo.json").read_text()
-    (damaged / "zoo.json").write_text(text.replace('"tiny"', '"tinz"', 1))
-    for option in ((), ("--deep",), ("--repair",)):
-        ended = run("verify", damaged, *option)
+def test_a_damaged_header_ends_in_1_and_comes_back_from_its_copy(run: Run, zoo: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(zoo, tmp_path / "zoo")
+    text = (root / "zoo.json").read_text()
+    (root / "zoo.json").write_text(text.replace('"tiny"', '"tinz"', 1))
+    for option in ((), ("--deep",)):
+        ended = run("verify", root, *option)
         assert ended.code == 1
         assert "damaged header" in ended.out + ended.err
+    ended = run("verify", root, "--repair")
+    assert (ended.code, "repaired: made zoo.json again from zoo.json.copy" in ended.out) == (0, True)
+    assert (root / "zoo.json").read_text() == text
+    for name in ("zoo.json", "zoo.json.copy"):
+        (root / name).unlink()
+    ended = run("verify", root, "--repair")
+    assert (ended.code, "there is no whole zoo.json.copy" in ended.out) == (1, True)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from zookeeper.publish import folder as folder_module
 from zookeeper.publish.checksums import check_manifest, list_files, read_manifest
 from zookeeper.publish.folder import Publication, Wishes, publish_folder
 from zookeeper.spec.schema import load_spec
+from zookeeper.store.header import read_header
 from zookeeper.store.verify import verify_zoo
 
 
@@ -188,6 +190,12 @@ def test_an_unfinished_zoo_is_refused_unless_allowed(unfinished: Path, tmp_path:
 
 
 def test_no_path_of_the_builder_is_published(unfinished: Path, tmp_path: Path) -> None:
+    header = read_header(unfinished)
+    assert header.spec is not None
+    assert "root" not in header.spec["images"]
+    images = {**header.spec["images"], "root": "/home/somebody/images"}
+    old = replace(header, spec={**header.spec, "images": images})  # as zoos were built before headers had a copy
+    (unfinished / "zoo.json").write_text(json.dumps(old.to_json()))
     made = publish_folder(unfinished, tmp_path / "out", Wishes(allow_incomplete=True))
     assert b"/home/somebody" in (unfinished / "zoo.json").read_bytes()
     for name, data in everything(made.path).items():

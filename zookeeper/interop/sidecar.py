@@ -14,7 +14,7 @@ import pandas as pd
 from zookeeper.errors import InputError, StoreError
 from zookeeper.interop.folder import SourceFolder
 from zookeeper.nets.layout import WeightLayout
-from zookeeper.store.header import ImageShape
+from zookeeper.store.header import ImageShape, without_paths
 from zookeeper.zoo import Zoo
 
 SIDECAR = "zookeeper.json"
@@ -45,7 +45,7 @@ class Sidecar:
     @classmethod
     def of(cls, zoo: Zoo) -> Sidecar:
         """Describe a zoo or a view of one; the column ``cohort``, which says how rows were stored, is left out."""
-        header, frame = zoo.header, zoo.frame
+        header, frame = without_paths(zoo.header), zoo.frame
         digests = list(dict.fromkeys(zoo.layout_digests.tolist()))
         return cls(
             name=header.name,

@@ -13,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from zookeeper.errors import InputError
+from zookeeper.listing import stored_bytes
 from zookeeper.report import sections
 from zookeeper.report.charts import spoken
 from zookeeper.report.groups import MOST_GROUPS, accuracy_column, explained, group_by, varying_factors
@@ -172,7 +173,7 @@ def _block_sizes(zoo: Zoo) -> dict[str, int]:
 
 
 def _sizes(zoo: Zoo) -> str:
-    total = sum(path.stat().st_size for path in zoo.path.rglob("*") if path.is_file())
+    total = stored_bytes(zoo)
     store = zoo.header.store.to_json()
     layouts = [
         (digest, str(len(zoo.header.layouts[digest]["blocks"])), f"{width:,}")

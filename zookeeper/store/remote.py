@@ -79,21 +79,61 @@ class RemoteZoo:
         StoreError
             If the host cannot be reached, or what it sends is damaged.
         """
-        header = self._read([HEADER])
-        if HEADER not in header:
-            raise InputError(f"{self.url}: no zoo here; expected a folder with {HEADER}. Check the address.")
         with self._scratch() as scratch:
-            (scratch / HEADER).write_bytes(header[HEADER])
-            records = self._read_records(read_header(scratch))
-            parts = [header[HEADER], *(records[name] for name in sorted(records))]
-            target = self.cache / "zoos" / hash_bytes(b"\n".join(parts))
+            target = self.cache / "zoos" / self._copy_records(scratch)
             if not (target / HEADER).exists():
-                (scratch / COMMITS).mkdir()
-                for name, data in records.items():
-                    (scratch / COMMITS / name).write_bytes(data)
                 self._copy_tables(scratch)
                 self._settle(scratch, target)
         return target
+
+    @contextmanager
+    def described(self) -> Iterator[Path]:
+        """Give a folder with the zoo's header and commit records as they are now; it is removed afterwards.
+
+        Errors are those of `copy_metadata`.
+        """
+        with self._scratch() as scratch:
+            self._copy_records(scratch)
+            read_commits(scratch)
+            yield scratch
+
+    def zoos_below(self) -> tuple[RemoteZoo, ...]:
+        """The zoos at or below the URL, in order.
+
+        Raises
+        ------
+        InputError
+            If there is no such folder, or the host lists no folders and there is no zoo at the URL itself.
+        StoreError
+            If the host cannot be reached.
+        """
+        files, base = self._connect()
+        if self._read([HEADER]):
+            return (self,)
+        if self.url.startswith(_CANNOT_LIST):
+            raise InputError(f"{self.url}: no zoo here, and the host lists no folders. Give the address of a zoo.")
+        with self._reporting(self.url):
+            files.invalidate_cache()
+            if not files.isdir(base):
+                raise InputError(f"{self.url}: there is no such folder; expected one with zoos below it.")
+            names = [str(path) for path in files.find(base)]
+        found: list[str] = []
+        for place in sorted(name.removesuffix(f"/{HEADER}") for name in names if name.endswith(f"/{HEADER}")):
+            if not any(place.startswith(f"{other}/") for other in found):
+                found.append(place)
+        return tuple(replace(self, url=self.url + place.removeprefix(base)) for place in found)
+
+    def _copy_records(self, scratch: Path) -> str:
+        """Copy header and commit records into a folder; the hash of all of them."""
+        header = self._read([HEADER])
+        if HEADER not in header:
+            raise InputError(f"{self.url}: no zoo here; expected a folder with {HEADER}. Check the address.")
+        (scratch / HEADER).write_bytes(header[HEADER])
+        records = self._read_records(read_header(scratch))
+        (scratch / COMMITS).mkdir()
+        for name, data in records.items():
+            (scratch / COMMITS / name).write_bytes(data)
+        return hash_bytes(b"\n".join([header[HEADER], *(records[name] for name in sorted(records))]))
 
     def locate(self, file: StoredFile) -> Path:
         """Path of a file of the zoo in the cache, fetched if it is not there; its bytes are those of the record.
