@@ -82,6 +82,29 @@ def points(
     return _by_panel(frame, hue, panels, x_label or x, y_label or y, draw)
 
 
+def numbers(
+    frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label: str = "", y_label: str = ""
+) -> Figure:
+    """Draw one number for every ``hue`` where its means of ``x`` and ``y`` lie, with a key of the numbers beside."""
+    hues, names = (list(dict.fromkeys(frame[key])) for key in (hue, panels))
+    with house_style():
+        figure, grid = _panels(len(names), height=max(3.2, 0.145 * len(hues)), width=4.2)
+        for axes, name in zip(grid, names, strict=False):
+            means = frame[frame[panels] == name].groupby(hue)[[x, y]].mean().reindex(hues)
+            for number, (label, (across, up)) in enumerate(zip(hues, means.to_numpy(), strict=True)):
+                colour = PALETTE[number % len(PALETTE)]
+                axes.plot(across, up, "o", color=colour, markersize=3.5, label=f"{number + 1}  {label}")
+                axes.annotate(
+                    str(number + 1), (across, up), xytext=(3, 2), textcoords="offset points", fontsize=7, color=colour
+                )
+            axes.set_title(str(name))
+            axes.set_xlabel(x_label or x)
+        grid[0].set_ylabel(y_label or y)
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=6.5)
+    return figure
+
+
 def dots(frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label: str = "") -> Figure:
     """Draw one row for each ``y``: the mean of ``x`` as a dot for every ``hue``, and its range as a bar.
 

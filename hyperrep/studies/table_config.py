@@ -131,12 +131,13 @@ class FigureSection(Section):
 
     ``lines``: ``y`` over ``x``, one line per ``hue``; ``distributions``: histograms of ``x``, one per ``hue``;
     ``points``: ``y`` over ``x``, coloured by ``hue``; ``dots``: ``x`` as a dot in a row for each ``y``, its range as a
-    bar, one colour per ``hue``. One panel per value of ``panels``.
+    bar, one colour per ``hue``; ``numbers``: one number for every ``hue`` at its means of ``x`` and ``y``.
+    One panel per value of ``panels``.
     """
 
     name: Text
     title: Text
-    kind: Literal["lines", "distributions", "points", "dots"]
+    kind: Literal["lines", "distributions", "points", "dots", "numbers"]
     task: Text
     of: Literal["facts", "items"] = "facts"
     where: dict[Text, tuple[str, ...]] = Field(default_factory=dict)

@@ -84,7 +84,7 @@ def draw(wanted: FigureSection, measured: Measured) -> Figure | None:
         return table_figures.distributions(frame, **common)
     if wanted.kind == "dots":
         return table_figures.dots(frame, **common, y=wanted.y)
-    make = table_figures.lines if wanted.kind == "lines" else table_figures.points
+    make = {"lines": table_figures.lines, "points": table_figures.points, "numbers": table_figures.numbers}[wanted.kind]
     return make(frame, **common, y=wanted.y, y_label=wanted.y_label)
 
 
