@@ -103,7 +103,10 @@ def _reconstruction_facts(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def reconstruct_weights(scene: Scene, settings: NoSettings) -> Findings:
-    """R2 of reconstructed weights of train and test models; runs no network."""
+    """R2 of reconstructed weights of train and test models; nothing if contrast alone was trained, without decoder."""
+    loss = scene.hyper.config.loss
+    if loss.gamma == 1 and loss.cycle == 0:
+        return Findings(pd.DataFrame(columns=["property", "measure", "value"]))
     records = []
     roles: dict[Role, str] = {"test": "reconstruction", "train": "reconstruction of train models"}
     for role, name in roles.items():
@@ -151,7 +154,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "probe": Task(ProbeSettings, on_zoo=probe_baselines, on_training=probe_embedding),
         "reconstruct": Task(ReconstructSettings, on_zoo=reconstruct_baseline, on_training=reconstruct),
-        "reconstruct_weights": Task(NoSettings, on_training=reconstruct_weights),
+        "reconstruct_weights": Task(NoSettings, on_training=reconstruct_weights, version=2),
         "zoo_curve": Task(NoSettings, on_zoo=zoo_curve),
         "training_curve": Task(NoSettings, on_training=training_curve, diverged=True),
         **GENERATIVE_TASKS,

@@ -114,7 +114,7 @@ def test_every_study_runs_and_fills_its_tables(name: str, smoke: Callable[[str],
     for section in found.study.tables:
         table = pd.read_csv(tmp_path / f"{section.name}.csv")
         assert table["measured"].notna().any(), section.name
-        assert (tmp_path / f"{section.name}.png").is_file()
+        assert (tmp_path / f"{section.name}.png").is_file() == section.picture
         assert len(results["tables"][section.name]) == len(table)
         both = table.dropna(subset=["paper", "measured"])
         np.testing.assert_allclose(both["difference"], both["measured"] - both["paper"])
@@ -122,7 +122,14 @@ def test_every_study_runs_and_fills_its_tables(name: str, smoke: Callable[[str],
         assert (tmp_path / f"{figure.name}.png").is_file(), figure.name
     page = (tmp_path / "README.md").read_text()
     assert f"--scale smoke --seeds 1` on {results['date']}" in page
+    assert ("What scale smoke changes" in page) == bool(measured.zoos)
     assert json.loads((tmp_path / "results.json").read_text())["hardware"]
+
+
+def test_a_decoder_that_was_not_trained_is_not_measured(smoke: Callable[[str], Measured]) -> None:
+    facts = smoke("002-table-1").facts
+    decoded = facts[facts["task"] == "reconstruct_weights"]
+    assert set(decoded["training"]) == {"ED", "E_cD", "E_c+D"}
 
 
 @pytest.mark.parametrize("name", paper_studies())
