@@ -6,13 +6,15 @@ import sys
 import types
 from collections.abc import Iterator
 from importlib import machinery
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.decomposition import PCA
 
-from zookeeper import InputError, Zoo
+from zookeeper import InputError, WeightLayout, Zoo, write_rows
 from zookeeper.report import sample
 from zookeeper.report.charts import by_epoch
 from zookeeper.report.groups import explained, group_by
@@ -110,6 +112,26 @@ def test_umap_adds_a_second_map(trained: Zoo, monkeypatch: pytest.MonkeyPatch) -
     text = render_report(trained, map_method="umap", color="init")
     assert text.count("<circle") == 24
     assert "UMAP of 12 models, coloured by init" in text
+
+
+def test_the_real_umap_keeps_groups_apart_and_repeats(tmp_path: Path) -> None:
+    if find_spec("umap") is None:
+        pytest.skip("needs umap-learn: pip install 'weight-zookeeper[umap]'")
+    layout = WeightLayout.from_shapes({"fc.weight": ((1, 8), "weight")})
+    draw = np.random.default_rng(0)
+    rows = np.concatenate([draw.normal(0, 0.1, (20, 8)), draw.normal(3, 0.1, (20, 8))])
+    zoo = write_rows(tmp_path / "zoo", rows, {"kind": ["a"] * 20 + ["b"] * 20}, layout)
+    first, second = (sample.map_models(zoo, "umap") for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.places.tobytes() == second.places.tobytes()
+    one, other = first.places[:20], first.places[20:]
+    assert np.linalg.norm(one.mean(0) - other.mean(0)) > 2 * max(np.ptp(one, 0).max(), np.ptp(other, 0).max())
+    for count in (3, 16):
+        few = sample.map_models(zoo[np.arange(40) < count], "umap")
+        assert few is not None
+        assert few.places.shape == (count, 2)
+        assert np.isfinite(few.places).all()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ or the map's matrix.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module, util
@@ -25,6 +26,7 @@ MAP_METHODS = ("pca", "umap")
 _BATCH_FLOATS = 1 << 21
 _MAP_COLUMNS = 4096
 _NUM_EPOCHS = 16
+_NEIGHBOURS = 15
 _MODELS_OF_SPREAD = (8, 200)
 _MODELS_OF_MAP = (40, 1200)
 
@@ -149,9 +151,7 @@ def map_models(zoo: Zoo, method: str) -> ModelMap | None:
         return None
     matrix, lines = matrix[finite], part[finite].frame
     if method == "umap":
-        umap = import_module("umap")
-        places = umap.UMAP(n_components=2, random_state=0, n_jobs=1).fit_transform(matrix)
-        return ModelMap(method, np.asarray(places, np.float64), lines, len(columns), None)
+        return ModelMap(method, _umap_plane(matrix), lines, len(columns), None)
     places, shares = principal_plane(matrix)
     return ModelMap(method, places, lines, len(columns), shares)
 
@@ -185,6 +185,17 @@ def principal_plane(rows: npt.NDArray[np.float32]) -> tuple[Floats, tuple[float,
     places = np.where(flip, -places, places) + 0.0
     total = max(float(np.trace(gram)), 1e-300)
     return places, (round(float(values[0] / total), 6), round(float(values[1] / total), 6))
+
+
+def _umap_plane(rows: npt.NDArray[np.float32]) -> Floats:
+    """Place rows [N, P] by UMAP with its defaults, or with fewer neighbours where there are not so many rows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # of a part of umap that needs tensorflow
+        umap = import_module("umap")
+    few = len(rows) <= _NEIGHBOURS  # the spectral start needs more rows than it finds vectors
+    neighbours = min(_NEIGHBOURS, len(rows) - 1)
+    settings = {"n_neighbors": neighbours, "init": "random" if few else "spectral", "random_state": 0, "n_jobs": 1}
+    return np.asarray(umap.UMAP(n_components=2, **settings).fit_transform(rows), np.float64)
 
 
 def _read(part: Zoo) -> Iterator[RowBatch]:
