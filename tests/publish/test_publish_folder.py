@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
-from zookeeper import InputError, StoreError, assert_equal
+from zookeeper import InputError, StoreError, WeightLayout, assert_equal, write_rows
 from zookeeper import open as open_zoo
 from zookeeper.publish import folder as folder_module
 from zookeeper.publish.checksums import check_manifest, list_files, read_manifest
 from zookeeper.publish.folder import Publication, Wishes, publish_folder
+from zookeeper.publish.licences import choose_licence, find_licence, licence_text
 from zookeeper.spec.schema import load_spec
 from zookeeper.store.header import read_header
 from zookeeper.store.verify import verify_zoo
@@ -177,6 +178,50 @@ def test_a_wrong_hash_in_croissant_is_found(published: Publication, tmp_path: Pa
     assert {entry["contentUrl"]: entry["sha256"] for entry in files} == {
         name: digest for name, digest in sums.items() if name.endswith(".parquet") and not name.startswith("meta/")
     }
+
+
+def test_mit_comes_whole_and_others_as_a_notice() -> None:
+    ours = (Path(__file__).parents[2] / "LICENSE").read_text()
+    text = licence_text(find_licence("MIT"), "A zoo", "Doe, Jane", "2026")
+    assert text.startswith(
+        "MIT License\nSPDX-License-Identifier: MIT\n\nA zoo\nCopyright (c) 2026 Doe, Jane\n\nPermission"
+    )
+    assert text.partition("Permission")[2] == ours.partition("Permission")[2]
+    assert "found at\nhttps://www.apache.org" in licence_text(find_licence("apache-2.0"), "A zoo", "Doe, Jane", "2026")
+
+
+def test_an_imported_zoo_keeps_the_licence_it_came_with(tmp_path: Path) -> None:
+    """Importers keep the text of a LICENSE file; its name is read off it, or asked for."""
+    layout = WeightLayout.from_shapes({"fc.weight": ((1, 2), "weight")})
+
+    def store(name: str, text: str) -> Path:
+        write_rows(tmp_path / name, [[1, 2]], {"test_acc": [0.5]}, layout, provenance={"licence": text})
+        return tmp_path / name
+
+    mit = (Path(__file__).parents[2] / "LICENSE").read_text()
+    made = publish_folder(store("mit", mit), tmp_path / "mit-out")
+    written = (made.path / "LICENSE").read_text()
+    assert made.licence == "MIT"
+    assert written.endswith(f"The networks were imported with this licence:\n\n{mit}")
+    with pytest.raises(InputError, match=r"'Do what you like' is not known here.*--license"):
+        publish_folder(store("own", "Do what you like\n\nfor ever"), tmp_path / "own-out")
+    assert not (tmp_path / "own-out").exists()
+    assert publish_folder(tmp_path / "own", tmp_path / "own-out", Wishes(licence="CC0-1.0")).licence == "CC0-1.0"
+    assert "for ever" in (tmp_path / "own-out/LICENSE").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "spdx"),
+    [
+        ("cc-by-4.0", "CC-BY-4.0"),
+        ("Creative Commons Attribution-ShareAlike\n4.0 International\n\n", "CC-BY-SA-4.0"),
+        ("CC0 1.0 Universal\n", "CC0-1.0"),
+        ("                 Apache License\n           Version 2.0, January 2004\n", "Apache-2.0"),
+        ("# data\nSPDX-License-Identifier: ODbL-1.0\n", "ODbL-1.0"),
+    ],
+)
+def test_licences_are_recognised(text: str, spdx: str) -> None:
+    assert choose_licence(None, None, {"licence": text}).spdx == spdx
 
 
 def test_an_unfinished_zoo_is_refused_unless_allowed(unfinished: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from zookeeper.publish.checksums import MANIFEST, format_manifest, hash_sha256, 
 from zookeeper.publish.citation import CITATION, Credits, format_citation, parse_authors
 from zookeeper.publish.croissant import CROISSANT, format_croissant
 from zookeeper.publish.facts import Facts, gather_facts
-from zookeeper.publish.licences import choose_licence, licence_text
+from zookeeper.publish.licences import choose_licence, licence_text, quoted_licence
 from zookeeper.publish.pictures import draw_figures
 from zookeeper.store.caches import finalise
 from zookeeper.store.collection import appear_at_once
@@ -103,7 +103,9 @@ def publish_folder(
         figures = draw_figures(zoo, temporary)
         version = metadata.version("weight-zookeeper")
         texts = {
-            LICENCE: licence_text(licence, title, credits.names, credits.date[:4]),
+            LICENCE: licence_text(
+                licence, title, credits.names, credits.date[:4], quoted_licence(facts.spec, facts.provenance)
+            ),
             CITATION: format_citation(title, description, licence, credits),
             CARD: format_card(facts, title=title, licence=licence, credits=credits, figures=figures, version=version),
             **_split_files(facts),
