@@ -7,6 +7,7 @@ the zoo (fine-tuning). Fewer networks and images are timed than the task has; ti
 counts and marked so.
 
     python benchmarks/evaluation.py --out benchmarks/RESULTS.md
+    python benchmarks/evaluation.py --passes --rounds 7    # other sizes of a pass than the engine's, printed only
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ from zookeeper.population.process import prepare_process
 
 NETWORKS, IMAGES = 1_000, 10_000  # the task: sampled networks on the test images of MNIST
 TUNED, EPOCHS = 200, 5
+PASSES = (
+    ("cnn-digits-shallow", (1, 8, 8), 64, 512),
+    ("cnn-small", (1, 28, 28), 64, 256),
+    ("cnn-large", (3, 32, 32), 64, 64),
+)
 
 
 def busy(function: Callable[[], object]) -> float:
@@ -73,6 +79,44 @@ def time_evaluation(num_networks: int, num_images: int, rounds: int) -> list[tup
     difference = (plain() - evaluate(population, rows, images, labels).accuracy).abs().max().item()
     assert difference <= 2 / num_images, f"the two ways differ by {difference}"
     return [(busy(plain), busy(lambda: evaluate(population, rows, images, labels))) for _ in range(rounds)]
+
+
+def time_passes(rounds: int) -> str:
+    """How much faster than the plain loop passes of several sizes are, for three networks, as a table."""
+    lines = ["| network | models x images | MB of activations | ratio | single pairs |", "|---|---|---|---|---|"]
+    for architecture, shape, num, num_images in PASSES:
+        network, population, rows = build(architecture, shape, "tanh", num)
+        images = torch.randn(num_images, *shape, generator=torch.Generator().manual_seed(0))
+        pairs = 4 * population.activation_floats
+
+        @torch.inference_mode()
+        def plain(network: nn.Module = network, rows: torch.Tensor = rows, images: torch.Tensor = images) -> None:
+            load_row(network, rows[0])
+            for part in torch.split(images, 256):
+                network(part).argmax(1)
+
+        @torch.inference_mode()
+        def stacked(
+            models: int, most: int, population: Population = population, rows: torch.Tensor = rows,
+            images: torch.Tensor = images,
+        ) -> None:  # fmt: skip
+            for some in torch.split(rows, models):
+                for part in torch.split(images, most):
+                    population.forward(some, part).argmax(2)
+
+        sizes = [
+            (m, b) for m in (8, 16, 32, 64) for b in (8, 16, 32, 64, 128) if 8e6 < pairs * m * b < 1e8 and m <= num
+        ]
+        found: dict[tuple[int, int], list[float]] = {size: [] for size in sizes}
+        for _ in range(rounds):
+            for size, ratios in found.items():
+                ratios.append(num * busy(plain) / busy(lambda size=size: stacked(*size)))  # type: ignore[misc]
+        for (models, most), ratios in found.items():
+            lines.append(
+                f"| {architecture} | {models} x {most} | {pairs * models * most / 1e6:.0f} "
+                f"| {statistics.median(ratios):.2f}x | {min(ratios):.2f} to {max(ratios):.2f} |"
+            )
+    return "\n".join(lines)
 
 
 def time_fine_tuning(num_plain: int, num_stacked: int, rounds: int) -> list[tuple[float, float]]:
@@ -142,8 +186,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000)
     parser.add_argument("--tuned", type=int, default=TUNED, help="networks fine-tuned as one stack")
     parser.add_argument("--plain-tuned", type=int, default=4, help="networks fine-tuned one by one")
+    parser.add_argument("--passes", action="store_true", help="compare sizes of a pass, and nothing else")
     arguments = parser.parse_args()
     prepare_process(1)
+    if arguments.passes:
+        print(time_passes(arguments.rounds))
+        return
     found = {
         "evaluation": time_evaluation(arguments.networks, arguments.images, arguments.rounds),
         "tuning": time_fine_tuning(arguments.plain_tuned, arguments.tuned, max(1, arguments.rounds // 2)),

@@ -273,7 +273,7 @@ def test_two_studies_at_once_share_a_cache(own: Path, whole: Measured, tmp_path:
         print("facts", facts.to_json(orient="split"))
     """
     both = [start(code), start(code)]
-    outputs = [process.communicate(timeout=300)[0] for process in both]
+    outputs = [process.communicate(timeout=900)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     lines = "\n".join(outputs).splitlines()
     facts = [line for line in lines if line.startswith("facts")]

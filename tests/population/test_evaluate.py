@@ -44,7 +44,7 @@ def draw(case: Any, num_images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("num_models", "num_images"), [(1, 1), (1, 50), (7, 1), (7, 23), (3, 8), (5, 64)])
-@pytest.mark.parametrize("tiles", [(64, 8_000_000), (3, 1), (2, 400_000)], ids=["one pass", "8 images", "2 models"])
+@pytest.mark.parametrize("tiles", [(64, 40_000_000), (3, 1), (2, 400_000)], ids=["one pass", "8 images", "2 models"])
 @pytest.mark.parametrize("name", ["mlp", "cnn-digits", "normed"])
 def test_equals_a_plain_loop(
     name: str,
@@ -55,7 +55,7 @@ def test_equals_a_plain_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(passes, "_MAX_MODELS", tiles[0])
-    monkeypatch.setattr(passes, "_CACHE_BYTES", tiles[1])
+    monkeypatch.setattr(passes, "_PASS_BYTES", tiles[1])
     case = case_named(name)
     population, net, rows = population_of(case, num_models)
     images, labels = draw(case, num_images)
@@ -67,18 +67,42 @@ def test_equals_a_plain_loop(
     assert torch.equal(predict(population, rows, images), classes)
 
 
-def test_passes_cover_every_pair_once(case_named: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_MAX_MODELS", 3)
-    monkeypatch.setattr(passes, "_CACHE_BYTES", 1)
+@pytest.mark.parametrize(("num_bytes", "most"), [(1, 64), (20_000, 64), (20_000, 3), (40_000_000, 64), (40_000_000, 2)])
+@pytest.mark.parametrize(("num_models", "num_images"), [(7, 21), (1, 50), (65, 1)])
+def test_passes_cover_every_pair_once(
+    num_bytes: int,
+    most: int,
+    num_models: int,
+    num_images: int,
+    case_named: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also that no pass is larger than allowed, unless by the least number of images, nor one tile much smaller."""
+    monkeypatch.setattr(passes, "_MAX_MODELS", most)
+    monkeypatch.setattr(passes, "_PASS_BYTES", num_bytes)
     case = case_named("mlp")
-    population, _, rows = population_of(case, 7)
-    counts = torch.zeros(7, 21)
-    shapes = []
-    for members, part, logits in passes.logits_by_pass(population, rows, draw(case, 21)[0]):
+    population, _, rows = population_of(case, num_models)
+    counts = torch.zeros(num_models, num_images)
+    tiles = {}
+    for members, part, logits in passes.logits_by_pass(population, rows, draw(case, num_images)[0]):
         counts[members, part] += 1
-        shapes.append(tuple(logits.shape))
+        tiles[members.start] = logits.shape[0]
+        assert logits.shape[0] <= most
+        inside = 4 * population.activation_floats * logits.shape[0] * logits.shape[1] <= num_bytes
+        assert inside or logits.shape[1] <= passes._LEAST_IMAGES
     assert (counts == 1).all()
-    assert shapes == [(m, b, 4) for m in (3, 3, 1) for b in (8, 8, 5)]
+    assert max(tiles.values()) - min(tiles.values()) < len(tiles)
+
+
+def test_passes_are_about_square(case_named: Callable[[str], Any]) -> None:
+    """The sizes that were measured fastest (`benchmarks/evaluation.py --passes`)."""
+    small = case_named("cnn-small")
+    population, _, rows = population_of(small, 2)
+    pairs = 40_000_000 // (4 * population.activation_floats)
+    models, images = passes._passes(population, 1_000, 10_000, rows.device)
+    assert pairs / 2 < models * images <= pairs
+    assert 0.5 < models / images < 2
+    assert passes._passes(population, 2, 10_000, rows.device)[0] == 2
 
 
 def test_a_broken_network_gets_a_nan_loss(case_named: Callable[[str], Any]) -> None:
@@ -111,7 +135,7 @@ def test_sets_kept_as_bytes_give_the_same_bits(
 ) -> None:
     """Large image sets stay bytes on the device; only the passes of an evaluation are normalised."""
     training = importlib.import_module("zookeeper.population.train")
-    monkeypatch.setattr(passes, "_CACHE_BYTES", 400_000)
+    monkeypatch.setattr(passes, "_PASS_BYTES", 400_000)
     population, _, rows = population_of(case_named("cnn-digits"), 4)
     generator = torch.Generator().manual_seed(5)
     data = training.TrainingData(

@@ -1,11 +1,15 @@
 """Accuracy and loss of a whole population, stacked like training.
 
-Images are shared by all models, so the first convolution is one dense convolution; models go through
-in tiles and images in chunks chosen so that the activations of one pass stay in the cache.
+Images are shared by all models, so the first convolution is one dense convolution. Models go through in tiles and
+images in chunks, about as many of one as of the other: what a pass pays once per model (kernels brought into the
+library's order) and once per image (patches) is then shared by as many as fit. A pass of 40 MB is larger than a
+core's own cache, but smaller ones lose more to calls (`benchmarks/evaluation.py --passes`); a single value above
+32 MB would be mapped anew at every call.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,9 +20,10 @@ from torch.nn import functional as F
 from zookeeper.errors import InputError
 from zookeeper.population.lower import Population
 
-_CACHE_BYTES = 8_000_000
+_PASS_BYTES = 40_000_000
 _DEVICE_BYTES = 2_000_000_000
 _MAX_MODELS = 64
+_LEAST_IMAGES = 8
 
 
 class Images(Protocol):
@@ -39,10 +44,23 @@ class Evaluation:
 
 def _passes(population: Population, num_models: int, num_images: int, device: torch.device) -> tuple[int, int]:
     """Models and images of one pass, from shapes alone so that results do not depend on the machine's load."""
-    budget = _CACHE_BYTES if device.type == "cpu" else _DEVICE_BYTES
-    models = max(1, min(num_models, _MAX_MODELS if device.type == "cpu" else num_models))
-    per_image = 4 * population.activation_floats * models
-    return models, max(1, min(num_images, max(8, budget // per_image)))
+    per_pair = 4 * population.activation_floats
+    if device.type != "cpu":
+        models = max(1, num_models)
+        return models, _even(num_images, max(_LEAST_IMAGES, _DEVICE_BYTES // (per_pair * models)))
+    pairs = _PASS_BYTES // per_pair
+    models = _even(num_models, min(_MAX_MODELS, math.isqrt(pairs)))
+    return models, _even(num_images, max(_LEAST_IMAGES, pairs // models))
+
+
+def _even(num: int, most: int) -> int:
+    """Size of the parts when ``num`` are cut into as few as hold ``most`` or fewer, none much smaller than another.
+
+    >>> _even(100, 28), _even(5, 28), _even(0, 28)
+    (25, 5, 1)
+    """
+    parts = -(-num // max(1, most))
+    return -(-num // parts) if parts else 1
 
 
 def logits_by_pass(
