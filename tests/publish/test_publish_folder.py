@@ -195,7 +195,7 @@ def test_an_imported_zoo_keeps_the_licence_it_came_with(tmp_path: Path) -> None:
     layout = WeightLayout.from_shapes({"fc.weight": ((1, 2), "weight")})
 
     def store(name: str, text: str) -> Path:
-        write_rows(tmp_path / name, [[1, 2]], {"test_acc": [0.5]}, layout, provenance={"licence": text})
+        write_rows(tmp_path / name, [[1, 2]], {"test_acc": [0.5]}, layout, provenance={"imported": {"licence": text}})
         return tmp_path / name
 
     mit = (Path(__file__).parents[2] / "LICENSE").read_text()

@@ -179,12 +179,16 @@ def quoted_licence(*sources: Mapping[str, Any] | None) -> str | None:
     return texts[0].strip() if texts else None
 
 
-def _named(source: Mapping[str, Any] | None) -> str | None:
+def _named(source: object) -> str | None:
+    """What a spec or provenance says of the licence, itself or in what it tells of an import."""
+    if not isinstance(source, Mapping):
+        return None
     for key in ("license", "licence"):
-        named = (source or {}).get(key)
+        named = source.get(key)
         if isinstance(named, str) and named.strip():
             return named
-    return None
+    deeper = (_named(source.get(key)) for key in ("imported", "exported", "spec", "provenance"))
+    return next((named for named in deeper if named), None)
 
 
 def _recognise(named: str) -> Licence | None:
