@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import zookeeper
+from hyperrep.studies import steps, table_study
 from hyperrep.studies.benches import Bench
 from hyperrep.studies.catalogue import (
     Found,
@@ -27,6 +29,7 @@ from hyperrep.studies.catalogue import (
     missing_zoos,
 )
 from hyperrep.studies.claims import check_cells
+from hyperrep.studies.findings import Scene
 from hyperrep.studies.locks import hold
 from hyperrep.studies.table_config import ClaimSection, TableSection
 from hyperrep.studies.table_study import Measured, Run, measure
@@ -35,6 +38,9 @@ from hyperrep.studies.trainings import plan_trainings
 from hyperrep.tasks.regroup import SplitScheme, resplit
 from hyperrep.training.zoo import read_fit_data
 from zookeeper.errors import InputError, SpecError
+from zookeeper.nets.layout import WeightLayout
+from zookeeper.store.files import write_durable
+from zookeeper.zoo import write_rows
 
 STUDY = """
 version: 1
@@ -300,3 +306,43 @@ def test_a_study_that_waits_takes_what_the_other_trained(own: Path, whole: Measu
     again = measure(Run(found, "cpu", cache, say=quiet))
     assert (training.folder / "result.json").stat().st_mtime_ns > before, begin
     pd.testing.assert_frame_equal(again.facts, whole.facts)
+
+
+def test_tasks_killed_at_any_write_end_the_same(
+    own: Path, whole: Measured, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th attempt dies before its n-th write: in the middle of a task, before and after its record."""
+    for part in ("zoos", "trainings", "steps"):
+        shutil.copytree(cache / part, tmp_path / part)
+    for record in (tmp_path / "steps").glob("tasks-*"):
+        record.unlink()
+    found, left = load_table_study(own / "mine.yaml"), 0
+
+    def write(path: Path, data: bytes) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        write_durable(path, data)
+
+    for module in (steps, table_study):
+        monkeypatch.setattr(module, "write_durable", write)
+    for attempt in range(30):
+        left = attempt
+        try:
+            ended = measure(Run(found, "cpu", tmp_path, say=quiet))
+        except KeyboardInterrupt:
+            continue
+        break
+    assert attempt > 3
+    pd.testing.assert_frame_equal(ended.facts, whole.facts)
+
+
+def test_a_training_of_another_architecture_is_refused(own: Path, whole: Measured, cache: Path) -> None:
+    path = Path(whole.zoos["seeds"]["path"])
+    training = next((cache / "trainings").glob("*/model.safetensors")).parent
+    network = WeightLayout.from_shapes({"fc.weight": ((2, 3), "weight")})
+    write_rows(own / "other", np.zeros((3, 6)), {"split": ["train", "val", "test"]}, network)
+    assert Scene(Bench("seeds", path), {}, training).hyper.layout.num_weights == 100
+    with pytest.raises(InputError, match="was trained on another architecture than"):
+        Scene(Bench("seeds", own / "other"), {}, training).hyper  # noqa: B018

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +194,35 @@ def test_bad_starts_are_clear_errors(population: Population, data: TrainingData)
             fine_tune(population, data, starts, SETTINGS)
     with pytest.raises(InputError, match="epochs must increase"):
         FineTuneSettings(epochs=(1, 0))
+    height = data.images.shape[2]
+    other = replace(data, images=data.images.repeat(1, 1, 2, 1))
+    with pytest.raises(InputError, match=rf"images have shape \(.*, {2 * height}, {data.images.shape[3]}\); expected"):
+        fine_tune(population, other, {"a": rows(2)}, SETTINGS)
+
+
+def test_fine_tuning_takes_results_from_any_device(
+    population: Population, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every array is made of a tensor that was brought to the host; a tensor of a GPU refuses anything else."""
+    brought, to_host, to_array = set[int](), torch.Tensor.cpu, torch.Tensor.numpy
+
+    def cpu(self: torch.Tensor) -> torch.Tensor:
+        moved = to_host(self)
+        brought.add(moved.data_ptr())
+        return moved
+
+    def numpy(self: torch.Tensor) -> np.ndarray:
+        if inspect.stack()[1].filename.endswith("finetune.py"):
+            assert self.data_ptr() in brought
+            brought.discard(self.data_ptr())
+        return to_array(self)
+
+    expected = fine_tune(population, data, {"a": rows(3)}, SETTINGS)
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "numpy", numpy)
+    again = fine_tune(population, data, {"a": rows(3)}, SETTINGS)
+    np.testing.assert_array_equal(again.rows, expected.rows)
+    assert again.frame.equals(expected.frame)
 
 
 def test_a_diverged_network_stays_flagged_and_harms_nobody(population: Population, data: TrainingData) -> None:
