@@ -15,6 +15,7 @@ from hyperrep.models.autoencoder import (
     initialise,
     projection_head,
 )
+from hyperrep.models.products import TokenMap
 from hyperrep.models.transformer import PositionTables, Transformer, table_sizes
 from zookeeper.errors import InputError
 
@@ -97,10 +98,8 @@ class AttentionAutoencoder(Autoencoder):
                 d_model=d_model, num_heads=num_heads, num_layers=num_layers, mlp_width=mlp_width,
             )  # fmt: skip
 
-        inwards = nn.Linear(width, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
-        outwards = (
-            nn.Linear(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
-        )
+        inwards = TokenMap(width, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
+        outwards = TokenMap(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
         self.encoder = stack(inwards, nn.Linear(gathered, latent))
         self.decoder = stack(nn.Linear(latent, gathered), outwards)
         self.token = nn.Embedding(1, d_model) if compression_token else None

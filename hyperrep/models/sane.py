@@ -15,6 +15,7 @@ from hyperrep.models.autoencoder import (
     initialise,
     projection_head,
 )
+from hyperrep.models.products import TokenMap
 from hyperrep.models.transformer import PositionKind, Transformer, position_embeddings, table_sizes
 from zookeeper.errors import InputError
 
@@ -140,12 +141,10 @@ class Sane(Autoencoder):
 
         self.register_buffer("biases", None if biases is None else biases.clone(), persistent=False)
         width_in = width if biases is None else width + len(STATISTICS)
-        inwards = nn.Linear(width_in, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
-        outwards = (
-            nn.Linear(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
-        )
-        self.encoder = stack(inwards, nn.Linear(d_model, latent))
-        self.decoder = stack(nn.Linear(latent, d_model), outwards)
+        inwards = TokenMap(width_in, d_model) if layer_widths is None else LayerMaps(layer_widths, d_model)
+        outwards = TokenMap(d_model, width) if layer_widths is None else LayerMaps(layer_widths, d_model, outwards=True)
+        self.encoder = stack(inwards, TokenMap(d_model, latent))
+        self.decoder = stack(TokenMap(latent, d_model), outwards)
         self.projection = projection_head(num_tokens * latent, projection)
         initialise(self, generator)
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hyperrep.models.products import TokenMap
 from zookeeper.errors import InputError
 
 PositionKind = Literal["learned", "sinusoidal"]
@@ -77,20 +78,21 @@ class Block(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm_attention = nn.LayerNorm(d_model)
-        self.qkv = nn.Linear(d_model, 3 * d_model)
-        self.merge = nn.Linear(d_model, d_model)
+        self.qkv = TokenMap(d_model, 3 * d_model)
+        self.merge = TokenMap(d_model, d_model)
         self.norm_mlp = nn.LayerNorm(d_model)
-        self.widen = nn.Linear(d_model, mlp_width)
-        self.narrow = nn.Linear(mlp_width, d_model)
+        self.widen = TokenMap(d_model, mlp_width)
+        self.narrow = TokenMap(mlp_width, d_model)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[N, T, d_model]`` to the same shape."""
         num, num_tokens, d_model = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(num, num_tokens, 3, self.num_heads, d_model // self.num_heads)
+        qkv = self.qkv.after_norm(self.norm_attention, x)
+        qkv = qkv.view(num, num_tokens, 3, self.num_heads, d_model // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [N, heads, T, d_head]
         mixed = F.scaled_dot_product_attention(query, key, value)
         x = x + self._drop(self.merge(mixed.transpose(1, 2).reshape(num, num_tokens, d_model)))
-        out: torch.Tensor = x + self._drop(self.narrow(F.gelu(self.widen(self.norm_mlp(x)))))
+        out: torch.Tensor = x + self._drop(self.narrow.after_gelu(self.widen.after_norm(self.norm_mlp, x)))
         return out
 
     def _drop(self, added: torch.Tensor) -> torch.Tensor:
