@@ -72,7 +72,7 @@ def _probe(scene: Scene, settings: ProbeSettings, sets: FeatureSets) -> Findings
     )
     keys = ["split", "features", "property"]
     facts = as_facts(table.rename(columns={"value": "score", "score": "kind", "spread": "score_std"}), ["score"], keys)
-    chosen = on_validation["val_value"].mean().reset_index()
+    chosen = on_validation["val_value"].agg(val_value="mean", val_value_std="std").reset_index()
     return Findings(pd.concat([facts, as_facts(chosen, ["val_value"], keys)], ignore_index=True))
 
 

@@ -96,7 +96,7 @@ def load_query_images(source: QuerySection, zoo: ImageSet) -> torch.Tensor:
         )
     loaded = load_images(
         source.source,
-        split={"train": 0.7, "val": 0.1, "test": 0.2},
+        split=None,
         seed=0,
         root=None if source.root is None else Path(source.root),
         path=source.path,

@@ -319,6 +319,16 @@ def test_other_image_sets_come_in_the_form_of_the_zoos() -> None:
         load_query_images(QuerySection(source="digits"), oblong)
 
 
+def test_queries_of_a_set_with_a_test_part_of_its_own_are_its_train_part(tmp_path: Path) -> None:
+    tetris = load_images("tetris", split=None, seed=0)
+    pixels = np.arange(24, dtype=np.uint8).reshape(24, 1, 1).repeat(4, axis=1).repeat(4, axis=2) * 10
+    labels = np.arange(24) % 2
+    np.savez(tmp_path / "own.npz", x_train=pixels[:16], y_train=labels[:16], x_test=pixels[16:], y_test=labels[16:])
+    queries = load_query_images(QuerySection(source="npz", root=str(tmp_path), path="own.npz"), tetris)
+    assert queries.shape == (14, 1, 4, 4)
+    assert float(queries.max() * tetris.std[0] + tetris.mean[0]) <= 150 / 255 + 1e-6
+
+
 @pytest.mark.parametrize(
     ("queries", "images", "message"),
     [

@@ -18,7 +18,7 @@ from zookeeper.images.fetching import find_root
 from zookeeper.images.imageset import ImageSet, measure_channels
 from zookeeper.images.npz import load_npz
 from zookeeper.images.source import RawImages, Source
-from zookeeper.images.splits import cut_splits, keep_share
+from zookeeper.images.splits import cut_splits, keep_share, usual_split
 from zookeeper.images.transforms import KEEP, Transforms
 
 _LOADERS: Mapping[str, Callable[[Source], RawImages]] = MappingProxyType(
@@ -70,7 +70,7 @@ def image_set_names() -> tuple[str, ...]:
 def load_images(
     name: str,
     *,
-    split: Mapping[str, float],
+    split: Mapping[str, float] | None,
     seed: int,
     normalise: str | Mapping[str, Any] = "auto",
     root: Path | None = None,
@@ -91,7 +91,7 @@ def load_images(
     split
         Fractions by name; see `zookeeper.images.splits.cut_splits`. Parts that a set brings along (all but digits,
         tetris and eurosat have an official test part, npz and folder may have) are taken as they are; the fractions
-        are then those of the other images, without that part.
+        are then those of the other images, without that part. None suits any set: `usual_split` beside it.
     seed
         Seed of the split, and of the images themselves where they are synthetic.
     normalise
@@ -134,7 +134,12 @@ def load_images(
     raw = load_shared(name, source, _FILES[name], load) if name in _FILES else load()
     raw = keep_share(raw, share, seed=seed, name=name)
     indices = cut_splits(
-        len(raw.images), raw.num_official_test, split, seed=seed, name=name, num_official_val=raw.num_official_val
+        len(raw.images),
+        raw.num_official_test,
+        usual_split(raw) if split is None else split,
+        seed=seed,
+        name=name,
+        num_official_val=raw.num_official_val,
     )
     mean, std = _statistics(raw, indices["train"], normalise)
     return ImageSet(name, raw.images, raw.labels, indices, mean, std, raw.num_classes)

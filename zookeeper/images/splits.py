@@ -84,6 +84,18 @@ def cut_splits(
     return {part: parts[part] for part in SPLITS}
 
 
+def usual_split(raw: RawImages) -> dict[str, float]:
+    """Fractions 0.7, 0.1 and 0.2 of train, val and test; without the parts that the set brings along, in proportion.
+
+    >>> raw = RawImages(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10), 10, num_official_test=4)
+    >>> usual_split(raw)
+    {'train': 0.875, 'val': 0.125}
+    """
+    official = {"val": raw.num_official_val, "test": raw.num_official_test}
+    tenths = {part: num for part, num in {"train": 7, "val": 1, "test": 2}.items() if not official.get(part)}
+    return {part: num / sum(tenths.values()) for part, num in tenths.items()}
+
+
 def keep_share(raw: RawImages, share: float, *, seed: int, name: str) -> RawImages:
     """Keep a share of the images of every part: those that are cut, the official validation and test part.
 
