@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell $(PYTHON) -c "import hashlib;print(hashlib.sha256(open('pyproject.toml','rb').read()).hexdigest()[:16])")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench bench-gpu bench-hyperrep bench-store bench-tasks clean
+.PHONY: help install demo tour test lint bench bench-gpu bench-hyperrep bench-store bench-tasks clean
 
 help:
 	@sed -n '1,3p' Makefile | sed 's/^# \{0,1\}//'
@@ -24,10 +24,13 @@ install: $(STAMP)  ## virtual environment with everything
 demo: $(STAMP)
 	$(BIN)/hyperrep study digits --out data/demo
 
+tour: $(STAMP)  ## runs docs/tour.md and writes its outputs, figures and notebook
+	$(BIN)/python docs/execute.py docs/tour.md
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy zookeeper hyperrep benchmarks
+	$(BIN)/mypy zookeeper hyperrep benchmarks docs/execute.py
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest
