@@ -7,6 +7,7 @@ Standard output holds data alone, progress and messages go to standard error. Ex
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from hyperrep.cli_study import study_app
 from hyperrep.cli_tasks import COMMANDS
 from hyperrep.cli_train import COMMANDS as TRAIN_COMMANDS
 from zookeeper.errors import InputError
-from zookeeper.terminal import run_app
+from zookeeper.terminal import DataRootOption, run_app
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,11 +32,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="hyperrep",
-    help="Learn hyper-representations from zoos of neural networks and sample new networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def look_for_images(data_root: DataRootOption = None) -> None:
+    """Learn hyper-representations from zoos of neural networks and sample new networks."""
+    if data_root is not None:
+        from zookeeper.images import ROOT_VARIABLE
+
+        os.environ[ROOT_VARIABLE] = str(data_root)  # also for the processes that a command starts
+
+
 _COMMANDS: tuple[Callable[..., None], ...] = (*TRAIN_COMMANDS, *SAMPLE_COMMANDS, *COMMANDS, align)
 for command in _COMMANDS:
     app.command()(command)

@@ -34,6 +34,7 @@ from hyperrep.training.zoo import read_symmetry
 from hyperrep.weights.scaling import Scaling
 from zookeeper.build import build_zoo
 from zookeeper.errors import InputError, SpecError
+from zookeeper.images import ROOT_VARIABLE, find_root
 from zookeeper.nets.parameters import row_of
 from zookeeper.nets.registry import build_network
 from zookeeper.population import Population
@@ -107,6 +108,13 @@ def hyperrep(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 
 def draw(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def test_images_may_lie_elsewhere(hyperrep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zoos do not say where their images lie: that is for this machine and this command to say."""
+    monkeypatch.setenv(ROOT_VARIABLE, "nowhere")
+    assert hyperrep("--data-root", tmp_path, "samplers")[0] == 0
+    assert find_root(None) == tmp_path
 
 
 # --- roles -------------------------------------------------------------------------------------------------------
