@@ -38,6 +38,8 @@ SMALLER = {  # what stands in the page's YAML -> what the test puts there
     },
 }
 
+FEWER = {"--workers 2": "--local", "-n 100 ": "-n 20 ", "--draws 500": "--draws 40"}  # the same in commands
+
 
 def load_execute() -> ModuleType:
     """``docs/execute.py``, which lies in no package."""
@@ -58,6 +60,7 @@ NOTEBOOK = json.loads((DOCS / "tour.ipynb").read_text(encoding="utf-8"))
 
 def smaller_files() -> dict[str, str]:
     files = {}
+    assert all(any(there in block.source for block in PAGE.blocks) for there in FEWER)
     for block in PAGE.blocks:
         if block.kind == "yaml":
             text = block.source
@@ -69,13 +72,15 @@ def smaller_files() -> dict[str, str]:
 
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[str, str]]:
-    """A shell whose two programs run in this process, where torch is loaded already; without Ray, which takes 8 s."""
+    """A shell whose two programs run in this process, where torch is loaded already; no Ray."""
     mains = {name: importlib.import_module(f"{name}.cli").main for name in ("zookeeper", "hyperrep")}
 
     def shell(source: str) -> tuple[str, str]:
         printed = []
         for line in [source] if "<<" in source else source.replace("\\\n", "").splitlines():
-            printed.append(one(line.replace("--workers 2", "--local")))
+            for there, here in FEWER.items():
+                line = line.replace(there, here)
+            printed.append(one(line))
         return "", "".join(printed)
 
     def one(line: str) -> str:
