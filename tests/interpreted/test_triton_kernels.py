@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from zookeeper.population import Population
+from zookeeper.population.choice import convolution_cases, measure_case, trial_population
 from zookeeper.population.convolution import LOWERINGS, TRITON, convolve, device_lowerings, stack_images
+from zookeeper.population.fusion import Fusion
 from zookeeper.population.randomness import DropoutStream, stream_keys
 from zookeeper.population.triton_convolution import BLOCKS, Blocks, convolve_fused
 
@@ -168,6 +170,15 @@ def test_a_population_agrees_with_its_grouped_form(shared: bool, layers: tuple[s
             lowered.forward(rows, images), population.forward(rows, images), rtol=1e-5, atol=1e-5
         )
     assert not lowered.stacks_images or "0" not in layers
+
+
+def test_the_trial_of_a_lowering_is_one_fused_kernel() -> None:
+    population = Population(net(), (2, 9, 8))
+    case = convolution_cases(population, 2, 2, device=torch.device("cpu"), dtype=torch.float32)["0"]
+    (instruction, *rest) = trial_population(case, TRITON).instructions
+    assert instruction.fusion == Fusion((1, 2, 3), 2, "tanh")
+    assert all(one.fusion is None for one in rest)
+    assert measure_case(case, TRITON, torch.device("cpu"), torch.float32) > 0
 
 
 def test_products_of_sixteen_bits_are_close_and_gradients_are_float32() -> None:

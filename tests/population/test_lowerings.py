@@ -13,7 +13,14 @@ from torch import nn
 from zookeeper.errors import InputError
 from zookeeper.nets.registry import build_network
 from zookeeper.population import Population
-from zookeeper.population.choice import ConvolutionCase, choose_lowerings, convolution_cases, default_cache
+from zookeeper.population.choice import (
+    ConvolutionCase,
+    choose_lowerings,
+    convolution_cases,
+    default_cache,
+    measure_case,
+    trial_population,
+)
 from zookeeper.population.convolution import LOWERINGS, convolve, stack_images
 
 M, B = 3, 4
@@ -135,6 +142,30 @@ def test_a_case_names_everything_that_matters() -> None:
     assert (case.kernel, case.stride, case.padding, case.dtype) == ((3, 3), (2, 2), (1, 1), "float32")
     assert case.torch == torch.__version__
     assert case.num_threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_what_is_tried_is_the_convolution_with_what_follows_it(lowering: str) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Tanh(), nn.Conv2d(3, 4, 2, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(4, 3),
+    )  # fmt: skip
+    population = Population(network, (2, 8, 8))
+    cases = convolution_cases(population, M, B, device=torch.device("cpu"), dtype=torch.float64)
+    assert [(case.pool, case.activation) for case in cases.values()] == [(2, "tanh"), (1, "")]  # a stride is not fused
+    trial = trial_population(cases["0"], lowering)
+    assert trial.lowerings == {"0": lowering}
+    rows = torch.randn(M, population.layout.num_weights, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(M, B, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    first = rows[:, : trial.layout.num_weights]
+    alone = [
+        torch.func.functional_call(
+            network[:3], {"0.weight": row[:54].view(3, 2, 3, 3), "0.bias": row[54:57]}, (batch,)
+        ).flatten(1)
+        for row, batch in zip(first, images, strict=True)
+    ]
+    torch.testing.assert_close(trial.forward(first, images), torch.stack(alone))
+    assert 0 < measure_case(cases["0"], lowering, torch.device("cpu"), torch.float32) < 1e4
 
 
 def _toy() -> Population:

@@ -2,7 +2,9 @@
 
 The answer depends on the shapes, the device, the dtype, the number of threads and the release of torch, so it is
 measured in a short trial (forward and backward of one tile, of fewer images where one pass is long) and kept in a
-small JSON file per machine. A choice changes rounding, never mathematics; a build pins what it chose in its zoo.
+small JSON file per machine. What is tried is the convolution with the pooling and the activation behind it, on images
+as a neighbour of the same lowering leaves them: so the trial has what a fused kernel saves and nothing that it would
+not pay in a network. A choice changes rounding, never mathematics; a build pins what it chose in its zoo.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from zookeeper.nets.graph import Graph, Op
-from zookeeper.population.convolution import GROUPED, convolve, device_lowerings, stack_images
+from zookeeper.nets.activations import build_activation
+from zookeeper.nets.graph import Op
+from zookeeper.population.convolution import GROUPED, TRITON, device_lowerings, interleave
+from zookeeper.population.fusion import Fusion, find_fusions
 from zookeeper.population.lower import Population
 
 _ROUNDS = 3
@@ -31,7 +36,7 @@ _PATCH_BYTES = {"cpu": 16_000_000, "cuda": 1_000_000_000}
 
 @dataclass(frozen=True)
 class ConvolutionCase:
-    """Everything that decides how fast a stacked convolution is."""
+    """Everything that decides how fast a stacked convolution is; ``pool`` and ``activation`` as of a `Fusion`."""
 
     num_models: int
     num_images: int
@@ -42,6 +47,8 @@ class ConvolutionCase:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+    pool: int
+    activation: str
     is_first: bool
     dtype: str
     device: str
@@ -59,6 +66,8 @@ def convolution_cases(
 ) -> dict[str, ConvolutionCase]:
     """List the convolutions of a population that see other images for each network, by layer."""
     graph = population.graph
+    fusions = find_fusions(graph)
+    alone = Fusion(())
     return {
         op.layer: ConvolutionCase(
             num_models=num_models,
@@ -70,13 +79,16 @@ def convolution_cases(
             padding=tuple(op.options["padding"]),
             dilation=tuple(op.options["dilation"]),
             groups=int(op.options["groups"]),
+            pool=fusions.get(number, alone).pool,
+            activation=fusions.get(number, alone).activation,
             is_first=op.inputs[0] == 0,
             dtype=str(dtype).removeprefix("torch."),
             device=_device_name(device),
             num_threads=torch.get_num_threads() if device.type == "cpu" else 0,
             torch=torch.__version__,
         )
-        for op in _convolutions(graph)
+        for number, op in enumerate(graph.ops)
+        if op.kind == "conv"
     }
 
 
@@ -140,27 +152,38 @@ def measure_case(case: ConvolutionCase, lowering: str, device: torch.device, dty
     Of a case whose patches are large, as many images are taken as need little memory: what is compared takes part
     in the comparison alike.
     """
-    channels, height, width = case.in_shape
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
-    num_images = _trial_images(case, device)
-    images = stack_images(draw(case.num_models, num_images, channels, height, width))
-    weight = draw(case.num_models, case.out_channels, channels // case.groups, *case.kernel).requires_grad_()
-    bias = draw(case.num_models, case.out_channels).requires_grad_()
-    options = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation, "groups": case.groups}
-    leaves = (weight, bias) if case.is_first else (images.requires_grad_(), weight, bias)
+    population = trial_population(case, lowering)
+    images = interleave(draw(case.num_models, _trial_images(case, device), *case.in_shape))
+    if lowering == TRITON:
+        images = images.movedim(2, -1).contiguous().movedim(-1, 2)
+    rows = draw(case.num_models, population.layout.num_weights).requires_grad_()
+    leaves = (rows,) if case.is_first else (rows, images.requires_grad_())
+    # one thread's own time, where all work is in it: what else runs on the machine then decides nothing
+    clock = time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     times: list[float] = []
     while len(times) < 1 + _ROUNDS and (len(times) < 2 or sum(times) < _LONG_SECONDS):
         _wait(device)
-        begin = time.perf_counter()
-        out = convolve(images, weight, bias, options, shared=False, lowering=lowering)
+        begin = clock()
+        out, _ = population.forward_training(rows, images, None)
         torch.autograd.grad(out.sum(), leaves)
         _wait(device)
-        times.append(time.perf_counter() - begin)
+        times.append(clock() - begin)
     return 1e3 * min(times[1:])
+
+
+def trial_population(case: ConvolutionCase, lowering: str) -> Population:
+    """Return the convolution of a case with what follows it, as a population of its own."""
+    channels, out_channels = case.in_shape[0], case.out_channels
+    convolution = nn.Conv2d(channels, out_channels, case.kernel, case.stride, case.padding, case.dilation, case.groups)
+    pooling = [nn.MaxPool2d(case.pool)] if case.pool > 1 else []
+    activation = [build_activation(case.activation)] if case.activation else []
+    network = nn.Sequential(convolution, *pooling, *activation, nn.Flatten())
+    return Population(network, case.in_shape, lowerings={"0": lowering})
 
 
 def _trial_images(case: ConvolutionCase, device: torch.device) -> int:
@@ -177,10 +200,6 @@ def default_cache() -> Path:
 
 def _candidates(case: ConvolutionCase, device: torch.device) -> tuple[str, ...]:
     return device_lowerings(device) if case.groups == 1 else (GROUPED,)
-
-
-def _convolutions(graph: Graph) -> list[Op]:
-    return [op for op in graph.ops if op.kind == "conv"]
 
 
 def _kernel(population: Population, op: Op) -> tuple[int, int]:

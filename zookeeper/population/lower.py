@@ -50,7 +50,7 @@ class _Pass:
 
 
 @dataclass(frozen=True)
-class _Instruction:
+class Instruction:
     """One operation of the graph with its number, or several that are carried out as one.
 
     Those are the operations of a fused kernel, or a convolution with the pooling that alone reads it. The result is
@@ -109,13 +109,13 @@ class Population:
         self.layout = WeightLayout.of(module)
         self._sizes = [block.size for block in self.layout.blocks]
         self._has_buffers = self.layout.num_trainable < self.layout.num_weights
-        self._instructions = _instructions(self.graph, self.lowerings)
+        self.instructions = _instructions(self.graph, self.lowerings)
 
     def lowered(self, lowerings: Mapping[str, str]) -> Population:
         """Return the same population with other lowerings."""
         other = copy(self)
         other.lowerings = check_lowerings(lowerings, self.graph)
-        other._instructions = _instructions(self.graph, other.lowerings)
+        other.instructions = _instructions(self.graph, other.lowerings)
         return other
 
     @property
@@ -136,7 +136,7 @@ class Population:
     @property
     def stacks_images(self) -> bool:
         """Whether images of their own for each network are read in the stack's form, which is then worth preparing."""
-        readers = [one for one in self._instructions if 0 in one.inputs]
+        readers = [one for one in self.instructions if 0 in one.inputs]
         return not self.flattens_first and any(one.fusion is None for one in readers)
 
     @property
@@ -199,7 +199,7 @@ class Population:
         state.training = training
         first = stack_images(images) if self.stacks_images and not shared else images
         values: dict[int, _Value] = {0: (first, shared)}
-        for one in self._instructions:
+        for one in self.instructions:
             values[one.result] = _carry_out(state, one, [values[source] for source in one.inputs])
             for source in one.last_read:
                 del values[source]
@@ -235,7 +235,7 @@ def check_lowerings(lowerings: Mapping[str, str], graph: Graph) -> dict[str, str
     return dict(lowerings)
 
 
-def _instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[_Instruction, ...]:
+def _instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[Instruction, ...]:
     """Order the work of a forward pass: every operation, those of a fusion as one, the input left out."""
     fusions = {
         number: fusion
@@ -250,7 +250,7 @@ def _instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[_Instruct
         if number not in inside:
             fusion = fusions.get(number)
             numbers = runs.get(number, (number,))
-            work.append(_Instruction(tuple((n, graph.ops[n]) for n in numbers), fusion, ()))
+            work.append(Instruction(tuple((n, graph.ops[n]) for n in numbers), fusion, ()))
     last = {source: one for one in work for source in one.inputs}
     return tuple(
         replace(one, last_read=tuple(source for source, reader in last.items() if reader is one)) for one in work
@@ -277,7 +277,7 @@ _Value = tuple[torch.Tensor, bool]
 _ANY_FORM = ("flatten", "activation", "dropout", "output")
 
 
-def _carry_out(state: _Pass, one: _Instruction, inputs: list[_Value]) -> _Value:
+def _carry_out(state: _Pass, one: Instruction, inputs: list[_Value]) -> _Value:
     if one.fusion is not None and takes(inputs[0][0]):
         return _fused(state, one.ops[0][1], one.fusion, inputs[0])
     if one.fusion is None and len(one.ops) == 2:

@@ -55,7 +55,7 @@ class TrainingData:
     def normalise(self, images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Turn uint8 images into network inputs: (value / 255 - mean) / std per channel."""
         mean, std = (v.to(dtype).view(-1, 1, 1) for v in (self.mean, self.std))
-        return (images.to(dtype) / 255.0 - mean) / std
+        return images.to(dtype, copy=True).div_(255.0).sub_(mean).div_(std)  # in place: sets may be large
 
     def part(self, split: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images and labels of one split."""

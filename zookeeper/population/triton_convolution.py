@@ -20,7 +20,7 @@ from zookeeper.errors import InputError
 from zookeeper.population.precision import dot_precision
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_KEPT_BEFORE = ("silu", "gelu")  # the others know their slope from their output
+KEPT_BEFORE = ("silu", "gelu")  # the others know their slope from their output
 _SMALLEST = 16  # side of the smallest operand of a product
 
 
@@ -240,7 +240,7 @@ class _Fused(torch.autograd.Function):
         size = (num_models, num_images, shape.out_height, shape.out_width, shape.out_channels)
         out = torch.empty(size, dtype=x.dtype, device=x.device)
         needs_grad = any(ctx.needs_input_grad)
-        keeps_before = needs_grad and shape.activation in _KEPT_BEFORE
+        keeps_before = needs_grad and shape.activation in KEPT_BEFORE
         keeps_choice = needs_grad and shape.pool > 1
         before = torch.empty_like(out) if keeps_before else out
         choice = torch.empty_like(out, dtype=torch.int8) if keeps_choice else out
