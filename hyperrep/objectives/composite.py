@@ -88,12 +88,24 @@ def compose(
     3.0
     """
     given = {"contrast": contrast, "structure": structure, "behaviour": behaviour, "cycle": cycle}
+    parts = {name: part for name, part in given.items() if part is not None}
+    total = weigh(parts, part_weights(gamma, beta) | {"cycle": cycle_weight}, scales)
+    return LossParts(total, contrast, structure, behaviour, cycle)
+
+
+def weigh(
+    parts: Mapping[str, torch.Tensor], weights: Mapping[str, float], scales: Mapping[str, float] | None = None
+) -> torch.Tensor:
+    """Add up parts times their weights over their scales; as `compose` does with all parts.
+
+    >>> weigh({"structure": torch.tensor(3.0)}, {"structure": 0.5, "cycle": 0.0}, {"structure": 3.0}).item()
+    0.5
+    """
     weighted = []
-    for name, weight in (part_weights(gamma, beta) | {"cycle": cycle_weight}).items():
-        part = given[name]
+    for name, weight in weights.items():
         if weight > 0:
-            if part is None:
+            if name not in parts:
                 raise InputError(f"loss: the {name} part has weight {weight:g} but was not computed.")
             scale = 1.0 if scales is None else scales.get(name, 1.0)
-            weighted.append(weight * (part if scale == 1.0 else part / scale))
-    return LossParts(torch.stack(weighted).sum(), contrast, structure, behaviour, cycle)
+            weighted.append(weight * (parts[name] if scale == 1.0 else parts[name] / scale))
+    return torch.stack(weighted).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,12 @@ from hyperrep.config import TrainingSection
 from hyperrep.models.autoencoder import Autoencoder, Place
 
 Pass = Callable[[torch.Tensor, Place | None], torch.Tensor]
-PIECE = 16  # networks whose activations are in memory at once, if they are computed again
+PIECE = 32  # views of networks that go through an autoencoder at once, where pieces pay
+
+
+def networks_at_once(device: torch.device, settings: TrainingSection) -> int:
+    """Views of networks in one pass: 32 on a CPU, whose cache and heap hold them, or to save memory; else all."""
+    return PIECE if device.type == "cpu" or settings.recompute else sys.maxsize
 
 
 def training_passes(model: Autoencoder, settings: TrainingSection) -> tuple[Pass, Pass]:
@@ -19,39 +25,49 @@ def training_passes(model: Autoencoder, settings: TrainingSection) -> tuple[Pass
 
     ``precision: bf16`` runs matrix products in bfloat16 and keeps weights, gradients, optimiser, losses and the
     networks of the behavioural part in float32. ``compile`` fuses what stands between the products; the first step
-    then takes a minute or two, and a C++ compiler is needed on the CPU. With ``recompute`` see `in_pieces`. Validation
-    and everything after training run eagerly in float32.
+    then takes a minute or two, and a C++ compiler is needed on the CPU. Encoding goes in pieces of `networks_at_once`;
+    with ``recompute`` none of their activations is kept. Decoding is given pieces (`hyperrep.training.pieces`).
+    Validation and everything after training run eagerly in float32.
     """
-    if not settings.compile and not settings.recompute and settings.precision == "float32":
-        return model.encode, model.decode
-    return tuple(_adapted(function, settings) for function in (model.encode, model.decode))  # type: ignore[return-value]
+    encode, decode = (_adapted(function, settings) for function in (model.encode, model.decode))
+
+    def encode_all(values: torch.Tensor, place: Place | None) -> torch.Tensor:
+        size = networks_at_once(values.device, settings)
+        return in_pieces(lambda piece: encode(piece, place), values, size, recompute=settings.recompute)
+
+    return encode_all, decode
 
 
 def _adapted(function: Pass, settings: TrainingSection) -> Pass:
     run: Pass = torch.compile(function, dynamic=False) if settings.compile else function
+    if not settings.compile and settings.precision == "float32":
+        return function
 
     def adapted(values: torch.Tensor, place: Place | None) -> torch.Tensor:
         with torch.autocast(values.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             return run(values, place).to(values.dtype)
 
-    if not settings.recompute:
-        return adapted
-    return lambda values, place: in_pieces(lambda piece: adapted(piece, place), values)
+    return adapted
 
 
-def in_pieces(run: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-    """Run ``[N, ...]`` in pieces of 16 and keep no activations: the backward pass computes those of a piece again.
+def in_pieces(
+    run: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor, size: int, *, recompute: bool
+) -> torch.Tensor:
+    """Run ``[N, ...]`` in pieces of ``size``, of whose activations with ``recompute`` none are kept.
 
-    Memory is that of one piece, whatever N; the time that of one more forward pass. ``run`` must treat items alone.
+    Then the backward pass computes those of a piece again: memory is that of one piece, whatever N; the time that of
+    one more forward pass. ``run`` must treat items alone.
 
     Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
 
     Examples
     --------
     >>> values = torch.arange(40.0).requires_grad_()
-    >>> in_pieces(torch.square, values).sum().backward()
+    >>> in_pieces(torch.square, values, 16, recompute=True).sum().backward()
     >>> bool((values.grad == 2 * values).all())
     True
     """
-    pieces = [checkpoint(run, piece, use_reentrant=False) for piece in torch.split(values, PIECE)]
-    return torch.cat(pieces)
+    pieces = torch.split(values, min(size, max(1, len(values))))
+    if recompute:
+        return torch.cat([checkpoint(run, piece, use_reentrant=False) for piece in pieces])
+    return torch.cat([run(piece) for piece in pieces]) if len(pieces) > 1 else run(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,15 +13,17 @@ from hyperrep.models.autoencoder import Place
 from hyperrep.objectives.behaviour import (
     agreement,
     behaviour_loss,
+    behaviour_part,
     cross_entropy_loss,
     distillation_loss,
     outputs_of,
 )
-from hyperrep.objectives.composite import SCALED_PARTS, LossParts, compose, part_weights
+from hyperrep.objectives.composite import SCALED_PARTS, LossParts, compose, part_weights, weigh
 from hyperrep.objectives.contrast import contrast_loss, positive_contrast_loss
 from hyperrep.objectives.structure import cycle_loss, structure_loss
-from hyperrep.training.arithmetic import Pass, in_pieces, training_passes
+from hyperrep.training.arithmetic import Pass, networks_at_once, training_passes
 from hyperrep.training.data import FitData
+from hyperrep.training.pieces import sum_over_pieces
 from hyperrep.training.queries import draw_queries
 from hyperrep.training.ranks import SINGLE, Ranks
 from hyperrep.training.saved import HyperRepresentation
@@ -34,16 +36,30 @@ __all__ = ["FitData", "Objective"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Forward:
-    """One batch through the autoencoder.
+class _Encoded:
+    """Networks of a batch through the encoder.
 
-    ``views`` are the decoded views as they were and ``decoded`` their decoded rows, of a window all but the
-    window original; None if nothing is decoded. ``latents`` are those of all views.
+    Their ``rows [n, P]``, all views of them ``[V, n, P]`` and the views' ``latents [V, n, ...]``; the window that was
+    encoded, or None: whole networks.
     """
 
+    rows: torch.Tensor
     views: torch.Tensor
     latents: torch.Tensor
-    decoded: torch.Tensor | None
+    window: TokenWindow | None
+
+    def part(self, models: slice, latents: torch.Tensor) -> _Encoded:
+        """Some of the networks and as many of their views as there are latents ``[V, n, ...]`` of."""
+        views = self.views[: len(latents), models]
+        return replace(self, rows=self.rows[models], views=views, latents=latents)
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """Decoded views ``[V * n, P]``, of a window all but the window original, and the views as they were."""
+
+    views: torch.Tensor
+    rows: torch.Tensor
     cycle: torch.Tensor | None
     window: TokenWindow | None
 
@@ -97,30 +113,45 @@ class Objective:
             queries = draw_queries(loss, self.data.queries, self.data.query_images, seed=seed, step=step)
         window = self._draw_window("window", step)
         views = keyed_generator(seed, "views", step)
-        forward = self._forward(rows, views, window, augmented=True, decode=self._decodes, ranks=self.ranks)
-        contrast = structure = behaviour = None
-        if weights["contrast"] > 0:
-            contrast = self._contrast(forward.latents, self.ranks, len(rows))
-        if weights["structure"] > 0:
-            structure = self._structure(forward)
-        if queries is not None:
-            assert self.data.population is not None
-            assert forward.decoded is not None
-            with torch.no_grad():
-                logits = outputs_of(self.data.population, rows[self.ranks.own(len(rows))], queries)
-            networks = self.hyper.as_networks(forward.decoded)
-            behaviour = self._behaviour(self._decoded_outputs(networks, queries), logits)
-        share = self.ranks.share(len(rows))
-        means = {"structure": structure, "behaviour": behaviour, "cycle": forward.cycle}
-        parts = {name: part * share if share < 1 else part for name, part in means.items() if part is not None}
-        return self._compose(parts if contrast is None else {"contrast": contrast, **parts})
+        encoded = self._encode(rows, views, window, augmented=True, ranks=self.ranks)
+        parts, totals = {}, []
+        of_contrast = weights.pop("contrast")
+        if of_contrast > 0:
+            parts["contrast"] = self._contrast(encoded.latents.flatten(0, 1), self.ranks, len(rows))
+            totals.append(weigh(parts, {"contrast": of_contrast}, self.scales))
+        if self._decodes:
+            total, decoded = self._decoded_parts(encoded, weights | {"cycle": loss.cycle}, queries)
+            share = self.ranks.share(len(rows))
+            totals.append(total * share if share < 1 else total)
+            parts |= {name: part * share if share < 1 else part for name, part in decoded.items()}
+        named = {name: parts.get(name) for name in ("contrast", "structure", "behaviour", "cycle")}
+        return LossParts(torch.stack(totals).sum(), **named)
 
-    def _decoded_outputs(self, networks: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-        population = self.data.population
-        assert population is not None
-        if not self.config.training.recompute:
-            return outputs_of(population, networks, queries)
-        return in_pieces(lambda piece: population.forward(piece, queries), networks)
+    def _decoded_parts(
+        self, encoded: _Encoded, weights: Mapping[str, float], queries: torch.Tensor | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Decode a piece of the batch at a time; return the weighted total with its gradient, and the parts."""
+        latents = encoded.latents[: self.config.loss.decoded_views]
+        num = networks_at_once(latents.device, self.config.training) // len(latents)
+
+        def parts_of(models: slice, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+            piece = encoded.part(models, latents)
+            decoded = self._decode(piece, self._training_passes)
+            parts = {} if decoded.cycle is None else {"cycle": decoded.cycle}
+            if weights["structure"] > 0:
+                parts["structure"] = self._structure(decoded)
+            if queries is not None:
+                assert self.data.population is not None
+                networks = self.hyper.as_networks(decoded.rows)
+                parts["behaviour"] = behaviour_part(
+                    self.data.population, networks, piece.rows, queries, self._behaviour
+                )
+            return parts
+
+        weights_of_model = list(self.hyper.model.parameters())
+        return sum_over_pieces(
+            latents, parts_of, lambda parts: weigh(parts, weights, self.scales), weights_of_model, max(1, num)
+        )
 
     def values_of(self, parts: LossParts) -> dict[str, float]:
         """Plain numbers by name, of the whole batch, without the parts that were not computed."""
@@ -158,18 +189,21 @@ class Objective:
         for number, rows in enumerate(torch.split(data.val_rows, size)):
             generator = keyed_generator(self.config.training.seed, "validation", number)
             window = self._draw_window("validation window", number)
-            forward = self._forward(rows, generator, window, augmented=False, decode=self._decodes)
+            encoded = self._encode(rows, generator, window, augmented=False)
+            model, decoded = self.hyper.model, None
             parts: dict[str, torch.Tensor] = {}
-            if forward.decoded is not None:
-                parts["structure"] = self._structure(forward)
+            if self._decodes:
+                latents = encoded.latents[: loss.decoded_views]
+                decoded = self._decode(encoded.part(slice(None), latents), (model.encode, model.decode))
+                parts["structure"] = self._structure(decoded)
             if loss.gamma > 0:
-                parts["contrast"] = self._contrast(forward.latents)
-            if forward.cycle is not None:
-                parts["cycle"] = forward.cycle
+                parts["contrast"] = self._contrast(encoded.latents.flatten(0, 1))
+            if decoded is not None and decoded.cycle is not None:
+                parts["cycle"] = decoded.cycle
             agreed = None
-            if data.population is not None and data.val_queries is not None and forward.decoded is not None:
+            if data.population is not None and data.val_queries is not None and decoded is not None:
                 logits = outputs_of(data.population, rows, data.val_queries)
-                networks = self.hyper.as_networks(forward.decoded)
+                networks = self.hyper.as_networks(decoded.rows)
                 decoded_logits = outputs_of(data.population, networks, data.val_queries)
                 parts["behaviour"] = self._behaviour(decoded_logits, logits)
                 agreed = agreement(decoded_logits, logits.repeat(len(decoded_logits) // len(logits), 1, 1)).mean()
@@ -197,13 +231,12 @@ class Objective:
         function = contrast_loss if self.config.loss.contrast == "ntxent" else positive_contrast_loss
         return function(projected, temperature=self.config.loss.temperature)
 
-    def _structure(self, forward: _Forward) -> torch.Tensor:
-        assert forward.decoded is not None
-        if forward.window is None:
-            return structure_loss(forward.decoded, forward.views, self._structure_weight)
-        columns = forward.window.real_columns
+    def _structure(self, decoded: _Decoded) -> torch.Tensor:
+        if decoded.window is None:
+            return structure_loss(decoded.rows, decoded.views, self._structure_weight)
+        columns = decoded.window.real_columns
         weight = None if self._structure_weight is None else self._structure_weight[columns]
-        return structure_loss(forward.decoded[:, columns], forward.views[:, columns], weight)
+        return structure_loss(decoded.rows[:, columns], decoded.views[:, columns], weight)
 
     def _behaviour(self, decoded_logits: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         loss = self.config.loss
@@ -222,17 +255,16 @@ class Objective:
         first, length = draw_window(self.hyper.tokeniser.num_tokens, sizes.size, generator)
         return self.hyper.tokeniser.window(first, length).to(self.data.rows.device)
 
-    def _forward(
+    def _encode(
         self,
         rows: torch.Tensor,
         generator: torch.Generator,
         window: TokenWindow | None,
         *,
         augmented: bool,
-        decode: bool,
         ranks: Ranks = SINGLE,
-    ) -> _Forward:
-        """Encode two views if the contrastive part needs them, else one, and decode as many as configured.
+    ) -> _Encoded:
+        """Encode two views if the contrastive part needs them, else one.
 
         Views are drawn for all rows, whoever encodes them; of several processes each goes on with its own models.
         """
@@ -246,22 +278,24 @@ class Objective:
             tokens = add_relative_noise(tokens, generator, sigma=augment.relative_noise)
             tokens = add_noise(tokens, mask, generator, sigma=augment.noise)
             tokens = erase(tokens, generator, probability=augment.erase)
-        if ranks.size > 1:
-            own = ranks.own(len(rows))
-            views, tokens = (
-                part.view(num_views, len(rows), *part.shape[1:])[:, own].flatten(0, 1) for part in (views, tokens)
-            )
-            rows = rows[own]
-        place = None if window is None else Place(window.mask, window.positions)
-        encode_pass, decode_pass = self._training_passes if augmented else (hyper.model.encode, hyper.model.decode)
-        latents = encode_pass(tokens, place)
-        num_decoded = len(rows) * min(num_views, self.config.loss.decoded_views)
-        views = views[:num_decoded]
-        if not decode:
-            return _Forward(views, latents, None, None, window)
-        decoded_tokens = decode_pass(latents[:num_decoded], place)
-        decoded = hyper.rows_of(decoded_tokens) if window is None else hyper.rows_with(decoded_tokens, window, views)
+        own = ranks.own(len(rows))
+        views, tokens = (part.view(num_views, len(rows), *part.shape[1:])[:, own] for part in (views, tokens))
+        encode = self._training_passes[0] if augmented else hyper.model.encode
+        latents = encode(tokens.flatten(0, 1), _place(window))
+        return _Encoded(rows[own], views, torch.unflatten(latents, 0, (num_views, -1)), window)
+
+    def _decode(self, encoded: _Encoded, passes: tuple[Pass, Pass]) -> _Decoded:
+        """Decode the latents, and encode what comes out again if cycles count."""
+        encode, decode = passes
+        hyper, window, views = self.hyper, encoded.window, encoded.views.flatten(0, 1)
+        latents = encoded.latents.flatten(0, 1)
+        tokens = decode(latents, _place(window))
+        rows = hyper.rows_of(tokens) if window is None else hyper.rows_with(tokens, window, views)
         cycle = None
         if self.config.loss.cycle > 0:
-            cycle = cycle_loss(latents[:num_decoded], encode_pass(decoded_tokens, place))
-        return _Forward(views, latents, decoded, cycle, window)
+            cycle = cycle_loss(latents, encode(tokens, _place(window)))
+        return _Decoded(views, rows, cycle, window)
+
+
+def _place(window: TokenWindow | None) -> Place | None:
+    return None if window is None else Place(window.mask, window.positions)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hyperrep.objectives.behaviour import agreement, behaviour_loss, outputs_of
+from hyperrep.objectives import behaviour
+from hyperrep.objectives.behaviour import agreement, behaviour_loss, behaviour_part, outputs_of
 from hyperrep.objectives.composite import compose
 from hyperrep.objectives.contrast import contrast_loss
 from hyperrep.objectives.structure import structure_loss
@@ -89,7 +90,7 @@ def test_behaviour_gradient_by_finite_differences() -> None:
     logits = population.forward(rows, images)
     decoded = torch.randn(2, population.layout.num_weights, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda d: behaviour_loss(outputs_of(population, d, images), logits, outputs="softmax"), (decoded,)
+        lambda d: behaviour_loss(population.forward(d, images), logits, outputs="softmax"), (decoded,)
     )
 
 
@@ -98,6 +99,31 @@ def test_outputs_in_passes_are_the_outputs_of_one_pass() -> None:
     population = Population(net, (1, 2, 2))
     rows, images = torch.randn(37, 15, dtype=torch.float64), torch.randn(5, 1, 2, 2, dtype=torch.float64)
     torch.testing.assert_close(outputs_of(population, rows, images), population.forward(rows, images))
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 700, 10_000_000])
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_the_behavioural_part_in_tiles_is_that_of_one_pass(
+    tile_bytes: int, num_views: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(behaviour._TILE_BYTES, "cpu", tile_bytes)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    population = Population(net, (1, 2, 2))
+    rows, images = torch.randn(37, 15, dtype=torch.float64), torch.randn(5, 1, 2, 2, dtype=torch.float64)
+    decoded = torch.randn(num_views * 37, 15, dtype=torch.float64, requires_grad=True)
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return behaviour_loss(a, b, outputs="softmax")
+
+    found = behaviour_part(population, decoded, rows, images, distance)
+    expected = distance(population.forward(decoded, images), population.forward(rows, images))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(3 * found, decoded), torch.autograd.grad(3 * expected, decoded))
+    with torch.no_grad():
+        torch.testing.assert_close(behaviour_part(population, decoded, rows, images, distance), expected)
+    torch.testing.assert_close(outputs_of(population, rows, images), population.forward(rows, images))
+    with pytest.raises(InputError, match="38 decoded networks are not views of 37"):
+        behaviour_part(population, torch.zeros(38, 15), rows, images, distance)
 
 
 def test_agreement_counts_equal_classes() -> None:

@@ -159,6 +159,7 @@ class Broken:
 
     def __init__(self, population: Population) -> None:
         self.population, self.calls = population, 0
+        self.activation_floats = population.activation_floats
 
     def forward(self, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         logits = self.population.forward(rows, images)

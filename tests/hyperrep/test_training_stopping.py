@@ -176,6 +176,7 @@ class Poisoned:
 
     def __init__(self, population: Population) -> None:
         self.population, self.calls = population, 0
+        self.activation_floats = population.activation_floats
 
     def forward(self, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         self.calls += rows.requires_grad

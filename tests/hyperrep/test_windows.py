@@ -148,6 +148,7 @@ def test_the_loss_of_a_window_leaves_the_rest_of_the_network_original(rows: torc
 
     class Watched:
         population = Population(NET, (1, 8, 8))
+        activation_floats = population.activation_floats
 
         def forward(self, rows: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
             seen.append(rows)
@@ -162,7 +163,7 @@ def test_the_loss_of_a_window_leaves_the_rest_of_the_network_original(rows: torc
     assert set(changed.nonzero().flatten().tolist()) <= set(window.real_columns.tolist())
     assert changed.sum() > 0.9 * len(window.real_columns)
     assert parts.behaviour is not None
-    parts.behaviour.backward()  # type: ignore[no-untyped-call]
+    parts.total.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in hyper.model.decoder.parameters())
     other = objective._draw_window("window", 1)
     assert other is not None
