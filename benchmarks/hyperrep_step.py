@@ -5,7 +5,9 @@ forward, backward, clipping and AdamW. Beside it stands the same mathematics wri
 one decoded network after the other in the behavioural part. Both begin at the same weights and the benchmark checks
 that they compute the same loss. Everything runs in one process on one thread, in turns, and is timed in seconds of the
 processor, so that neighbours on the machine matter little; FLOPs are those of the plain code, counted by
-`torch.utils.flop_counter`.
+`torch.utils.flop_counter`. Two rates of products stand beside them, for torch has two libraries: MKL, which does its
+products of float32 matrices, and oneDNN, which does its convolutions (here of one pixel, which is a product) and is the
+faster one on AMD's processors.
 
     python benchmarks/hyperrep_step.py --out benchmarks/RESULTS.md
 """
@@ -55,8 +57,10 @@ class Times:
     """Processor seconds of every kind of step, medians; ratios are medians over neighbouring runs."""
 
     gemm_flops: float
+    onednn_flops: float
     tflop: float
     seconds: dict[str, float]
+    first_seconds: dict[str, float]
     ratios: dict[str, float]
     loss_difference: float
     bf16_difference: float
@@ -65,6 +69,11 @@ class Times:
     def share(self) -> float:
         """Achieved share of the rate of matrix products."""
         return self.tflop * 1e12 / self.seconds["stacked"] / self.gemm_flops
+
+    @property
+    def onednn_share(self) -> float:
+        """Achieved share of the rate of products as convolutions."""
+        return self.tflop * 1e12 / self.seconds["stacked"] / self.onednn_flops
 
 
 class PlainAutoencoder(nn.Module):
@@ -195,6 +204,13 @@ def gemm_seconds(size: int = 1024) -> float:
     return min(timed(lambda: a @ a) for _ in range(5))
 
 
+def onednn_seconds(size: int = 1024) -> float:
+    """Processor seconds of the same product as a convolution of one pixel, the best of five."""
+    x = torch.randn(32, size, size // 32, 1).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(size, size, 1, 1)
+    return min(timed(lambda: F.conv2d(x, weight)) for _ in range(5))
+
+
 def timed(function: Callable[[], object]) -> float:
     begin = time.process_time()
     function()
@@ -219,19 +235,26 @@ def measure_times(config: TrainConfig, rounds: int, *, compiled: bool, size: int
         plain = PlainTraining(config, trainers["stacked"], network)
         with FlopCounterMode(display=False) as counter:
             expected = plain.step()
-        first = {kind: trainer.step() for kind, trainer in trainers.items()}
+        first, first_seconds = {}, {}
+        for kind, trainer in trainers.items():
+            begin = time.perf_counter()
+            first[kind] = trainer.step()
+            first_seconds[kind] = time.perf_counter() - begin
         runs: dict[str, list[float]] = {kind: [] for kind in ("plain", *kinds)}
-        products = []
+        products, convolutions = [], []
         for _ in range(rounds):
             products.append(gemm_seconds(size))
+            convolutions.append(onednn_seconds(size))
             runs["plain"].append(timed(plain.step))
             for kind, trainer in trainers.items():
                 runs[kind].append(timed(trainer.step))
     ratios = {kind: statistics.median(a / b for a, b in zip(runs[kind], runs["stacked"], strict=True)) for kind in runs}
     return Times(
         2 * size**3 / statistics.median(products),
+        2 * size**3 / statistics.median(convolutions),
         counter.get_total_flops() / 1e12,
         {kind: statistics.median(seconds) for kind, seconds in runs.items()},
+        first_seconds,
         ratios,
         abs(first["stacked"]["total"] / expected - 1),
         abs(first["bf16"]["total"] / first["stacked"]["total"] - 1),
@@ -254,7 +277,8 @@ def to_markdown(times: Times, memory: Memory, facts: dict[str, str], when: str) 
         f"`make bench-hyperrep` on {when}; {facts['cpu']}; torch {facts['torch']}; one thread; `configs/000.yaml`: 64 "
         "networks of 10,853 weights, two views, contrast + structure + behaviour on 256 images, AdamW.",
         f"Processor seconds, medians of runs in turns. {times.tflop:.2f} TFLOP a step, counted on the plain code; "
-        f"measured float32 product {times.gemm_flops / 1e9:.0f} GFLOP/s. Both codes' first losses differ by "
+        f"measured float32 product {times.gemm_flops / 1e9:.0f} GFLOP/s (MKL, torch's own), as a convolution "
+        f"{times.onednn_flops / 1e9:.0f} (oneDNN). Both codes' first losses differ by "
         f"{times.loss_difference:.0e}, bf16's from float32's by {times.bf16_difference:.0e} (relative).",
         "",
         "| step | seconds | of the stacked step |",
@@ -265,8 +289,13 @@ def to_markdown(times: Times, memory: Memory, facts: dict[str, str], when: str) 
     lines += [
         "",
         f"**{times.share:.0%}** of the rate of matrix products (asked for: {ASKED_SHARE:.0%}, or {ASKED_RATIO}x the "
-        f"plain code: **{times.ratios['plain']:.2f}x**). Behaviour makes a step "
+        f"plain code: **{times.ratios['plain']:.2f}x**); {times.onednn_share:.0%} of oneDNN's. Behaviour makes a step "
         f"{1 / times.ratios['stacked, no behaviour']:.2f}x as long.",
+        *(
+            [f"The first compiled step took {times.first_seconds['compiled']:.0f} s on the clock."]
+            if "compiled" in times.first_seconds
+            else []
+        ),
         "",
         *memory.lines(ASKED_MEMORY_GB),
     ]

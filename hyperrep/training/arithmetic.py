@@ -12,12 +12,15 @@ from hyperrep.config import TrainingSection
 from hyperrep.models.autoencoder import Autoencoder, Place
 
 Pass = Callable[[torch.Tensor, Place | None], torch.Tensor]
-PIECE = 32  # views of networks that go through an autoencoder at once, where pieces pay
+ENCODED, DECODED = 32, 16  # views of networks in one pass, where pieces pay
 
 
-def networks_at_once(device: torch.device, settings: TrainingSection) -> int:
-    """Views of networks in one pass: 32 on a CPU, whose cache and heap hold them, or to save memory; else all."""
-    return PIECE if device.type == "cpu" or settings.recompute else sys.maxsize
+def piece_sizes(device: torch.device, settings: TrainingSection) -> tuple[int, int]:
+    """Views of networks in one pass of the encoder, and of the decoder beside all that the encoder keeps.
+
+    Pieces stay in the cache and the heap of a CPU, and save memory everywhere; else all go at once.
+    """
+    return (ENCODED, DECODED) if device.type == "cpu" or settings.recompute else (sys.maxsize, sys.maxsize)
 
 
 def training_passes(model: Autoencoder, settings: TrainingSection) -> tuple[Pass, Pass]:
@@ -25,14 +28,14 @@ def training_passes(model: Autoencoder, settings: TrainingSection) -> tuple[Pass
 
     ``precision: bf16`` runs matrix products in bfloat16 and keeps weights, gradients, optimiser, losses and the
     networks of the behavioural part in float32. ``compile`` fuses what stands between the products; the first step
-    then takes a minute or two, and a C++ compiler is needed on the CPU. Encoding goes in pieces of `networks_at_once`;
-    with ``recompute`` none of their activations is kept. Decoding is given pieces (`hyperrep.training.pieces`).
+    then takes a minute or two, and a C++ compiler is needed on the CPU. Encoding goes in pieces of `piece_sizes`; with
+    ``recompute`` none of their activations is kept. Decoding is given pieces (`hyperrep.training.pieces`).
     Validation and everything after training run eagerly in float32.
     """
     encode, decode = (_adapted(function, settings) for function in (model.encode, model.decode))
 
     def encode_all(values: torch.Tensor, place: Place | None) -> torch.Tensor:
-        size = networks_at_once(values.device, settings)
+        size, _ = piece_sizes(values.device, settings)
         return in_pieces(lambda piece: encode(piece, place), values, size, recompute=settings.recompute)
 
     return encode_all, decode

@@ -21,7 +21,7 @@ from hyperrep.objectives.behaviour import (
 from hyperrep.objectives.composite import SCALED_PARTS, LossParts, compose, part_weights, weigh
 from hyperrep.objectives.contrast import contrast_loss, positive_contrast_loss
 from hyperrep.objectives.structure import cycle_loss, structure_loss
-from hyperrep.training.arithmetic import Pass, networks_at_once, training_passes
+from hyperrep.training.arithmetic import Pass, piece_sizes, training_passes
 from hyperrep.training.data import FitData
 from hyperrep.training.pieces import sum_over_pieces
 from hyperrep.training.queries import draw_queries
@@ -132,7 +132,7 @@ class Objective:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Decode a piece of the batch at a time; return the weighted total with its gradient, and the parts."""
         latents = encoded.latents[: self.config.loss.decoded_views]
-        num = networks_at_once(latents.device, self.config.training) // len(latents)
+        _, size = piece_sizes(latents.device, self.config.training)
 
         def parts_of(models: slice, latents: torch.Tensor) -> dict[str, torch.Tensor]:
             piece = encoded.part(models, latents)
@@ -148,9 +148,12 @@ class Objective:
                 )
             return parts
 
-        weights_of_model = list(self.hyper.model.parameters())
         return sum_over_pieces(
-            latents, parts_of, lambda parts: weigh(parts, weights, self.scales), weights_of_model, max(1, num)
+            latents,
+            parts_of,
+            lambda parts: weigh(parts, weights, self.scales),
+            list(self.hyper.model.parameters()),
+            max(1, size // len(latents)),
         )
 
     def values_of(self, parts: LossParts) -> dict[str, float]:

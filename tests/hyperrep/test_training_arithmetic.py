@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hyperrep.config import TrainConfig
+from hyperrep.training import arithmetic
 from hyperrep.training.saved import HyperRepresentation
 from hyperrep.training.step import FitData, Objective
 from hyperrep.weights.scaling import Scaling
@@ -58,6 +59,18 @@ def test_recomputed_activations_give_the_same_loss_and_gradient() -> None:
     again, recomputed, _ = step_of(config(cycle=0.1, recompute=True))
     assert again == pytest.approx(values, rel=1e-6)
     torch.testing.assert_close(recomputed, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_give_the_loss_and_gradient_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for encoded, decoded in ((32, 16), (7, 6), (1000, 1000)):
+        monkeypatch.setattr(arithmetic, "ENCODED", encoded)
+        monkeypatch.setattr(arithmetic, "DECODED", decoded)
+        found.append(step_of(config(cycle=0.1))[:2])
+    values, gradient = found.pop()
+    for piecewise, pieces in found:
+        assert piecewise == pytest.approx(values, rel=1e-5)
+        torch.testing.assert_close(pieces, gradient, rtol=1e-4, atol=1e-6)
 
 
 class Kept:
