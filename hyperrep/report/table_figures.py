@@ -85,7 +85,10 @@ def points(
 def numbers(
     frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label: str = "", y_label: str = ""
 ) -> Figure:
-    """Draw one number for every ``hue`` where its means of ``x`` and ``y`` lie, with a key of the numbers beside."""
+    """Draw one number for every ``hue`` where its means of ``x`` and ``y`` lie, with a key of the numbers beside.
+
+    ``y`` is logarithmic: errors differ by factors.
+    """
     hues, names = (list(dict.fromkeys(frame[key])) for key in (hue, panels))
     with house_style():
         figure, grid = _panels(len(names), height=max(3.2, 0.145 * len(hues)), width=4.2)
@@ -97,6 +100,10 @@ def numbers(
                 axes.annotate(
                     str(number + 1), (across, up), xytext=(3, 2), textcoords="offset points", fontsize=7, color=colour
                 )
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.tick_params(axis="y", which="minor", labelsize=6)
             axes.set_title(str(name))
             axes.set_xlabel(x_label or x)
         grid[0].set_ylabel(y_label or y)

@@ -90,7 +90,7 @@ def front(scene: Scene, settings: FrontSettings) -> Findings:
         ]
     )
     table.loc[table["networks"] == ANCHORS, ["novelty", "aligned_novelty"]] = np.nan
-    return Findings(as_facts(table, MEASURES, ["networks"]), table)
+    return Findings(as_facts(table, MEASURES, ["networks"]), table.assign(test_error=1.0 - table["test_acc"]))
 
 
 FRONT_TASKS: Mapping[str, Task] = MappingProxyType({"front": Task(FrontSettings, on_training=front)})
