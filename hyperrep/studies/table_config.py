@@ -190,6 +190,9 @@ class TableStudy(Section):
                         expected = ", ".join(self.tasks) or "none"
                         problems.append(Problem((section, place, "tasks"), "no such task", expected, task))
         names = [table.name for table in self.tables]
+        for place, figure in enumerate(self.figures):
+            if figure.name in names:
+                problems.append(Problem(("figures", place, "name"), "names a table too", "another name", figure.name))
         for place, claim in enumerate(self.claims):
             if claim.table not in names:
                 problems.append(Problem(("claims", place, "table"), "no such table", ", ".join(names), claim.table))
