@@ -13,7 +13,8 @@ import torch
 from zookeeper import InputError, Plan
 from zookeeper.build import CohortJob, worker
 from zookeeper.build.check import TOLERANCES, CheckReport, check_spec, distance, synthetic_images
-from zookeeper.population import Cohort, train
+from zookeeper.population import Cohort, Population, train
+from zookeeper.population.convolution import LOWERINGS
 from zookeeper.population.optimise import Optimizer
 from zookeeper.population.randomness import train_subsets
 from zookeeper.spec import ImageSpec, names
@@ -51,6 +52,26 @@ def test_every_check_holds_for_every_kind_in_both_precisions(plan_of: MakePlan) 
     assert exact == {"NaN in a neighbour", "resumed against uninterrupted"}
     plain = [check for check in report.checks if check.check.startswith("plain") and check.dtype == "float64"]
     assert all(0 < check.difference < 1e-9 for check in plain)  # different code, the same arithmetic
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)  # the fused kernels: tests/interpreted, and on GPUs
+def test_every_check_holds_on_every_lowering(lowering: str, plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[set[str]] = []
+    real = Population.forward_training
+
+    def forward(population: Population, *arguments: Any) -> Any:
+        trained.append(set(population.lowerings.values()))
+        return real(population, *arguments)
+
+    monkeypatch.setattr(Population, "forward_training", forward)
+    plan = plan_of(
+        "digits", build={"lowering": lowering}, grid={"lr": [1e-3], "init": ["kaiming_uniform"], "seed": [0, 1, 2]}
+    )
+    report = check_spec(plan, num_models=2, num_steps=4)
+    assert {check.check for check in report.checks} == CHECKS
+    assert failing(report) == set()
+    assert trained
+    assert all(names == {lowering} for names in trained)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])

@@ -1,7 +1,8 @@
 """How much memory the training of a cohort takes, predicted from the graph of its networks.
 
 The arithmetic follows the engine: what a forward pass saves for its backward pass, what lives beside it at
-every operation (`passes`), and what stays for a whole epoch. Scratch memory of a vendor's kernels is not known to it.
+every operation (`passes`), and what stays for a whole epoch. All of that is counted; what the library of a CPU takes
+beside it was measured (docs/scaling.md), that of a GPU is not known to it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import torch
 
 from zookeeper.build.passes import FLOAT, LONG, Passes, product_of
 from zookeeper.population import Cohort, Population
+from zookeeper.population.convolution import GROUPED
 from zookeeper.population.evaluate import _passes as pass_sizes
 from zookeeper.population.train import _INPUT_BYTES as INPUT_BYTES
 from zookeeper.population.train import tile_slices
 
 _SLOTS = {"adam": 2, "adamw": 2, "rmsprop": 2, "sgd": 1}
+_REORDERED = 3  # copies of the kernels of grouped convolutions, in the library's own orders; measured
 _ORDER_COPIES = 3  # of an epoch's order while it is drawn: hashes, their scrambling, the sort
 
 
@@ -34,6 +37,8 @@ class Memory:
     orders, training, evaluation
         Peaks of three phases beyond the above. ``training`` is one step of the largest tile with its batch,
         activations, gradients and, kept beside it, the epoch's order.
+    scratch
+        What a CPU's library takes for convolutions outside of torch's allocator, a measured share of their kernels.
     checkpoints
         The buffer of checkpoints, the block that is committed meanwhile with its copies, and the stored training
         state; on the host, whatever the device.
@@ -46,6 +51,7 @@ class Memory:
     orders: int
     training: int
     evaluation: int
+    scratch: int
     checkpoints: int
     on_host: bool
 
@@ -57,7 +63,7 @@ class Memory:
         host's allocator keeps it in pieces of other sizes.
         """
         phases = self.training + max(self.orders, self.evaluation)
-        return self.images + self.weights + phases + (self.checkpoints if self.on_host else 0)
+        return self.images + self.weights + phases + self.scratch + (self.checkpoints if self.on_host else 0)
 
 
 def predict_memory(
@@ -112,8 +118,19 @@ def predict_memory(
         orders=_ORDER_COPIES * order,
         training=order + _step_bytes(population, cohort, largest, shared=seeds == 1, from_bytes=stays_bytes),
         evaluation=evaluation + (images * pixels if stays_bytes else 0),
+        scratch=_REORDERED * FLOAT * largest * _grouped_weights(population) if on_host else 0,
         checkpoints=4 * max(commit_bytes, matrix) + 3 * (matrix + slots) if commit_bytes else 0,
         on_host=on_host,
+    )
+
+
+def _grouped_weights(population: Population) -> int:
+    """Numbers in the kernels of one network's grouped convolutions."""
+    layers = [op.layer for op in population.graph.ops if op.kind == "conv"]
+    return sum(
+        population.layout.block(f"{layer}.weight").size
+        for layer in layers
+        if population.lowerings.get(layer, GROUPED) == GROUPED
     )
 
 

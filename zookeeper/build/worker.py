@@ -32,6 +32,7 @@ from zookeeper.store.writer import AlreadyCommitted, Block, commit_block
 
 COMMIT_BYTES = 32_000_000
 COMMIT_SECONDS = 20.0
+_DRAWN_BYTES = 32_000_000  # of initial weights in double precision at a time
 _ROWS = "rows"
 
 
@@ -105,11 +106,7 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
         )
     )
     device = torch.device(job.device)
-    stored = point.state
-    if stored is None:
-        start = initial_rows(population.layout, models)
-        stored = {_ROWS: start.astype(np.float32, copy=False)}
-    state = {name: torch.from_numpy(np.array(values)).to(device) for name, values in stored.items()}
+    state = _begin(point, population.layout, models, device)
     results = train_cohort(
         population,
         cohort_factors(job),
@@ -131,6 +128,20 @@ def _go_on(job: CohortJob, images: ImageSet, tile: int | None, on_beat: OnBeat |
             if on_beat is not None:
                 on_beat(beat)
     return beat
+
+
+def _begin(
+    point: _ResumePoint, layout: WeightLayout, models: Sequence[ModelConfig], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Weights and optimiser state to start from, on the device; what they were made of may be forgotten."""
+    if point.state is not None:
+        return {name: torch.from_numpy(np.array(values)).to(device) for name, values in point.state.items()}
+    rows = np.empty((len(models), layout.num_weights), dtype=np.float32)
+    together = max(1, _DRAWN_BYTES // (8 * layout.num_weights))
+    for first in range(0, len(models), together):
+        part = slice(first, first + together)
+        rows[part] = initial_rows(layout, models[part])
+    return {_ROWS: torch.from_numpy(rows).to(device)}
 
 
 @dataclass(frozen=True, eq=False)
