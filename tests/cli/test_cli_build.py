@@ -220,7 +220,7 @@ def test_signal_ends_a_build_cleanly_and_the_same_command_finishes(
     assert said == f"{word}. What was finished is safe; the same command goes on."
     assert signal.getsignal(number) == before
     left = {path.name for path in (tmp_path / "zoo").iterdir()}
-    assert left == {"commits", "meta", "shards", "state", "zoo.json"}
+    assert left == {"commits", "meta", "shards", "state", "zoo.json", "zoo.json.copy"}
     assert run("build", spec, "--out", tmp_path / "zoo").code == 0
 
 
