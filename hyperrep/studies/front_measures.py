@@ -56,21 +56,23 @@ class FrontSettings(Section):
 def front(scene: Scene, settings: FrontSettings) -> Findings:
     """Measure every recipe on validation images and, after it has made its choice, once on test images.
 
-    ``lead`` is the mean test accuracy over that of the anchors. A sampler that refuses these anchors has no facts.
+    ``lead`` is the mean test accuracy over that of the anchors. A sampler that refuses these anchors has no facts; the
+    item of its name says why.
     """
     bench, hyper = scene.bench, scene.hyper
     anchors = select_anchors(bench.zoo, AnchorSection(share=settings.share))
     validation, spread = ValidationImages.of(bench.examiner), Spread(anchors, read_symmetry(bench.zoo))
-    drawn = {ANCHORS: anchors.checkpoints.rows}
+    drawn, refused = {ANCHORS: anchors.checkpoints.rows}, dict[str, str]()
     for name, changes in (settings.recipes or METHODS).items():
         recipe = settings.recipe(changes)
         chosen = select_anchors(bench.zoo, recipe.anchors)
         method = build_method(recipe, hyper, bench.zoo, bench.examiner, chosen)
         try:
             drawn[name] = draw_rows(method, recipe, chosen, validation)
-        except InputError:
+        except InputError as error:
             if settings.recipes:  # of all methods some may lack a library, or cannot be fitted to few anchors
                 raise
+            refused[name] = str(error)
     items = {name: examine_samples(rows, anchors, bench.examiner) for name, rows in drawn.items()}
     level = items[ANCHORS]["test_acc"].mean()
     table = pd.DataFrame(
@@ -90,7 +92,9 @@ def front(scene: Scene, settings: FrontSettings) -> Findings:
         ]
     )
     table.loc[table["networks"] == ANCHORS, ["novelty", "aligned_novelty"]] = np.nan
-    return Findings(as_facts(table, MEASURES, ["networks"]), table.assign(test_error=1.0 - table["test_acc"]))
+    single = table.assign(test_error=1.0 - table["test_acc"], error="")
+    reasons = pd.DataFrame({"networks": list(refused), "error": list(refused.values())}, dtype=object)
+    return Findings(as_facts(table, MEASURES, ["networks"]), pd.concat([single, reasons], ignore_index=True))
 
 
 FRONT_TASKS: Mapping[str, Task] = MappingProxyType({"front": Task(FrontSettings, on_training=front)})

@@ -173,5 +173,6 @@ def report_table(table: pd.DataFrame, section: TableSection, note: str) -> Repor
     """The table for a terminal or a page."""
     columns, lines = wide(table, digits=section.digits)
     unit = f" [{section.unit}]" if section.unit else ""
-    title = f"{section.title}{unit}: measured (paper: difference)"
+    compared = ": measured (paper: difference)" if table["paper"].notna().any() else ""
+    title = f"{section.title}{unit}{compared}"
     return ReportTable(title, ("", *columns), tuple(tuple(line) for line in lines), note)
