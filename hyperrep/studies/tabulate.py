@@ -70,7 +70,7 @@ def tabulate(facts: pd.DataFrame, table: TableSection, paper: pd.DataFrame | Non
 
     Returns
     -------
-    One row per cell: `COLUMNS`; rows and columns in the order of the paper's, then of the facts.
+    One row per cell: `COLUMNS`; rows and columns in the order of the paper's, then of the facts; numbers increase.
     """
     chosen = facts[facts["task"].isin(table.tasks)]
     for key, values in table.where.items():
@@ -82,8 +82,8 @@ def tabulate(facts: pd.DataFrame, table: TableSection, paper: pd.DataFrame | Non
     measured = _with_differences(measured, table.differences)
     known = pd.DataFrame(columns=["row", "column", "paper", "paper_spread"]) if paper is None else paper
     result = known.merge(measured, on=["row", "column"], how="outer")
-    rows = list(dict.fromkeys([*known["row"], *measured["row"]]))
-    columns = list(dict.fromkeys([*known["column"], *measured["column"]]))
+    rows = _in_order([*known["row"], *measured["row"]])
+    columns = _in_order([*known["column"], *measured["column"]])
     order = [
         rows.index(row) * len(columns) + columns.index(column)
         for row, column in zip(result["row"], result["column"], strict=True)
@@ -91,6 +91,15 @@ def tabulate(facts: pd.DataFrame, table: TableSection, paper: pd.DataFrame | Non
     result = result.iloc[np.argsort(order)].reset_index(drop=True)
     result["difference"] = result["measured"].astype(float) - result["paper"].astype(float)
     return result[list(COLUMNS)]
+
+
+def _in_order(labels: list[str]) -> list[str]:
+    """Every label once: numbers increasing, others as they come."""
+    distinct = list(dict.fromkeys(labels))
+    try:
+        return sorted(distinct, key=float)
+    except ValueError:
+        return distinct
 
 
 def _column(frame: pd.DataFrame, key: str) -> pd.Series:

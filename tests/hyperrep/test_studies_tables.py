@@ -280,6 +280,20 @@ def test_cells_are_means_over_seeds_and_differences_of_them() -> None:
     assert table.loc["b", "difference"] == pytest.approx(10.0)
 
 
+def test_labels_that_are_numbers_increase_whatever_the_paper_has() -> None:
+    section = TableSection.model_validate_json(
+        json.dumps({"name": "t", "title": "t", "tasks": ["ensembles"], "rows": ["model"], "columns": ["size"]})
+    )
+    cells = [("S", size, float(size)) for size in ("2", "10", "1", "15")]
+    facts = pd.DataFrame(
+        [{"task": "ensembles", "spread": np.nan, "run_seed": 0, "model": m, "size": s, "value": v} for m, s, v in cells]
+    )
+    paper = pd.DataFrame({"row": ["S"], "column": ["15"], "paper": [77.6], "paper_spread": [np.nan]})
+    table = tabulate(facts, section, paper)
+    assert table["column"].tolist() == ["1", "2", "10", "15"]
+    assert table["measured"].tolist() == [1.0, 2.0, 10.0, 15.0]
+
+
 def test_changes_replace_one_entry_and_keep_the_rest() -> None:
     value = {"grid": {"lr": [1], "seed": {"range": [0, 9]}}, "split": {"by": "seed", "train": 0.7}}
     changed = change(value, {"grid.seed": [1, 2], "split.by": None, "build.threads": 2}, "x")
