@@ -11,7 +11,7 @@ import torch
 
 from zookeeper import load_spec, make_plan
 from zookeeper.build.check import check_spec
-from zookeeper.population import lower
+from zookeeper.population import operations
 
 SPEC = """\
 version: 1
@@ -41,14 +41,14 @@ def test_every_check_holds_on_the_fused_kernels(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("ZOO_DATA_ROOT", str(tmp_path))
     launched = 0
-    real = lower.convolve_fused
+    real = operations.convolve_fused
 
     def counted(*arguments: Any, **named: Any) -> torch.Tensor:
         nonlocal launched
         launched += 1
         return real(*arguments, **named)
 
-    monkeypatch.setattr(lower, "convolve_fused", counted)
+    monkeypatch.setattr(operations, "convolve_fused", counted)
     report = check_spec(make_plan(load_spec(tmp_path / "spec.yaml")), num_models=2, num_steps=2)
     assert [check for check in report.checks if not check.holds] == []
     assert len(report.checks) == 8
