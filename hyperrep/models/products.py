@@ -1,13 +1,11 @@
 """Linear maps of tokens: the fastest product a CPU has, and nothing kept for the gradient that is quickly made again.
 
-torch hands products of float32 matrices to MKL, but convolutions to oneDNN. On AMD's processors MKL keeps to vectors of
-256 bits where oneDNN uses the 512 there are, so a map of tokens takes half the time as a convolution of one pixel.
-Elsewhere, for other types, under autocast and for few networks a map is `torch.nn.functional.linear`.
+Where a convolution of one pixel is the faster product (`zookeeper.population.process`), a map of tokens is one.
+Elsewhere, for other types, under autocast and for few networks it is `torch.nn.functional.linear`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,21 +13,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_FEWEST = 16  # torch leaves convolutions of one pixel to MKL for fewer images than this
-
-
-def _mkl_is_narrow() -> bool:
-    """Whether products run on narrower vectors than convolutions do."""
-    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if not has_both or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-
-
-_MKL_IS_NARROW = _mkl_is_narrow()
+from zookeeper.population.process import prefers_convolution
 
 
 class TokenMap(nn.Linear):
@@ -37,35 +21,24 @@ class TokenMap(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the last axis."""
-        if not _as_convolution(x):
+        if not prefers_convolution(x):
             return super().forward(x)
         out: torch.Tensor = _Map.apply(x, self.weight, self.bias)
         return out
 
     def after_norm(self, norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
         """Map ``norm(x)``; where it pays, the gradient keeps ``x`` alone and normalises it again."""
-        if not _as_convolution(x):
+        if not prefers_convolution(x):
             return self.forward(norm(x))
         out: torch.Tensor = _MapOfNorm.apply(x, norm.weight, norm.bias, norm.eps, self.weight, self.bias)
         return out
 
     def after_gelu(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``gelu(x)``; where it pays, the gradient keeps ``x`` alone and takes GELU again."""
-        if not _as_convolution(x):
+        if not prefers_convolution(x):
             return self.forward(F.gelu(x))
         out: torch.Tensor = _MapOfGelu.apply(x, self.weight, self.bias)
         return out
-
-
-def _as_convolution(x: torch.Tensor) -> bool:
-    return (
-        _MKL_IS_NARROW
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.ndim == 3
-        and len(x) >= _FEWEST
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def _images(tokens: torch.Tensor) -> torch.Tensor:

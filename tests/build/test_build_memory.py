@@ -52,6 +52,8 @@ CASES = {
     "cnn-small dropout": Case("cnn-small", SMALL, 10, 16, "sgd", "gelu", 0.3),
     "cnn-small unfolded": Case("cnn-small", SMALL, 10, 8, lowering="unfold"),
     "cnn-large": Case("cnn-large", LARGE, 32, 8),
+    "cnn-large shared": Case("cnn-large", LARGE, 32, 8, one_seed=True),
+    "bf16 large shared": Case("cnn-large", LARGE, 32, 8, one_seed=True, precision="bf16"),
     "lenet5": Case("lenet5", LARGE, 32, 8, "rmsprop", "silu"),
     "bf16": Case("cnn-large", LARGE, 32, 8, precision="bf16"),
     "bf16 dropout": Case("cnn-small", SMALL, 10, 16, "sgd", "gelu", 0.3, precision="bf16"),

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hyperrep.models import products
 from hyperrep.models.products import TokenMap
+from zookeeper.population import process
 
 KINDS = ("plain", "norm", "gelu")
 
@@ -42,7 +43,7 @@ def test_both_ways_give_the_same_numbers_and_gradients(kind: str, shape: tuple[i
     inputs = [x, layer.weight, layer.bias, *(norm.parameters() if kind == "norm" else [])]
     found = []
     for is_narrow in (True, False):
-        with patch.object(products, "_MKL_IS_NARROW", is_narrow):
+        with patch.object(process, "_MKL_IS_NARROW", is_narrow):
             y = run(kind, layer, norm, x)
         assert y.is_contiguous()
         found.append([y, *torch.autograd.grad(y, inputs, gradient)])
@@ -50,7 +51,7 @@ def test_both_ways_give_the_same_numbers_and_gradients(kind: str, shape: tuple[i
 
 
 def test_plain_products_where_a_convolution_does_not_pay() -> None:
-    with patch.object(products, "_MKL_IS_NARROW", True), patch.object(products, "_convolve") as convolve:
+    with patch.object(process, "_MKL_IS_NARROW", True), patch.object(products, "_convolve") as convolve:
         layer = TokenMap(4, 3)
         layer(torch.zeros(15, 2, 4))
         layer(torch.zeros(64, 4))
@@ -78,7 +79,7 @@ def test_less_is_kept_for_the_gradient() -> None:
         assert result.requires_grad
         return sum(held.values()) // (16 * 3)
 
-    with patch.object(products, "_MKL_IS_NARROW", True):
+    with patch.object(process, "_MKL_IS_NARROW", True):
         kept = kept_by(lambda: narrow.after_gelu(wide.after_norm(norm, x)))
     plain = kept_by(lambda: F.linear(F.gelu(F.linear(norm(x), wide.weight, wide.bias)), narrow.weight, narrow.bias))
     assert kept == 8 + 1 + 1 + 32  # input, mean and spread of the norm, what goes into GELU

@@ -12,7 +12,7 @@ from torch import nn
 
 from zookeeper.errors import InputError
 from zookeeper.nets.registry import build_network
-from zookeeper.population import Population
+from zookeeper.population import Population, process
 from zookeeper.population.choice import (
     ConvolutionCase,
     choose_lowerings,
@@ -65,6 +65,31 @@ def test_values_and_gradients_are_those_of_each_network_alone(
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("is_narrow", [True, False], ids=["one pixel", "product"])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("given", OPTIONS, ids=str)
+@pytest.mark.parametrize("biased", [True, False])
+def test_images_that_all_share_give_the_same_on_every_way(
+    is_narrow: bool, channels: int, given: dict[str, Any], biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_MKL_IS_NARROW", is_narrow)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(16, channels, 7, 8, generator=generator)
+    weight = torch.randn(M, 5, channels, 3, 2, generator=generator, requires_grad=True)
+    bias = torch.randn(M, 5, generator=generator, requires_grad=True) if biased else None
+    leaves = [leaf for leaf in (weight, bias) if leaf is not None]
+    options = _options(given)
+    out = convolve(images, weight, bias, options, shared=True)
+    alone = torch.cat(
+        [nn.functional.conv2d(images, weight[m], None if bias is None else bias[m], **options) for m in range(M)], 1
+    )
+    torch.testing.assert_close(out, alone, rtol=1e-5, atol=1e-4)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    cotangent = torch.randn(alone.shape, generator=generator)
+    grads, expected = (torch.autograd.grad(value, leaves, cotangent) for value in (out, alone))
+    torch.testing.assert_close(grads, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["cnn-small", "cnn-residual", "smallcnn-google"])
 def test_populations_agree_and_neighbours_do_no_harm(name: str, lowering: str) -> None:
     network = build_network(name, in_channels=1, image_size=(28, 28), num_classes=10, activation="tanh")

@@ -13,7 +13,7 @@ import torch
 
 from zookeeper.nets.graph import Op
 from zookeeper.population import Population
-from zookeeper.population.convolution import GROUPED, UNFOLD
+from zookeeper.population.convolution import GROUPED, UNFOLD, takes_patches
 from zookeeper.population.fusion import Fusion
 from zookeeper.population.precision import BF16
 from zookeeper.population.triton_convolution import BLOCKS, KEPT_BEFORE
@@ -138,7 +138,7 @@ class Passes:
                 return self._of_sources(unit, beside + self.size(unit.number))
             found = self._of_sources(unit, beside)
             return Kept(found.values | {self.home(unit.number)}, found.beside)
-        if op.kind == "conv" and (self.is_shared(unit.inputs[0]) or self.unfolds(unit)):
+        if self.copies_patches(unit):
             return Kept(frozenset(), self.product * (self.patches(unit) + weights))
         if op.kind == "conv":
             return self._of_sources(unit, self.product * weights)
@@ -181,6 +181,13 @@ class Passes:
         unfolded = self.population.lowerings.get(unit.op.layer, GROUPED) == UNFOLD
         return unfolded and int(unit.op.options["groups"]) == 1 and not self.is_shared(unit.inputs[0])
 
+    def copies_patches(self, unit: Unit) -> bool:
+        """Whether a convolution copies patches, of every network or of the images that all share."""
+        if unit.op.kind != "conv":
+            return False
+        in_channels = self.ops[unit.inputs[0]].shape[0]
+        return self.unfolds(unit) or (self.is_shared(unit.inputs[0]) and takes_patches(in_channels))
+
     def patches(self, unit: Unit) -> int:
         """Numbers in the patches of a batch: every window of every image."""
         kernel = self.population.layout.block(f"{unit.op.layer}.weight").shape
@@ -199,7 +206,7 @@ class Passes:
         if unit.fusion is not None:
             return weights
         weights *= 2
-        if self.unfolds(unit) or self.is_shared(unit.inputs[0]):
+        if self.copies_patches(unit):
             wide = self.width(unit.inputs[0]) if self.width(unit.inputs[0]) > self.product else 0
             return weights + wide * self.patches(unit) + (self.size(unit.number) if self.unfolds(unit) else 0)
         return weights + copies
@@ -258,8 +265,7 @@ class Passes:
             alive.add(self.home(unit.number))
             passing = self.passing(unit)
             if unit.fusion is None and unit.op.kind == "conv":
-                copies = self.unfolds(unit) or self.is_shared(unit.inputs[0])
-                passing += FLOAT * self.patches(unit) if copies else 0
+                passing += FLOAT * self.patches(unit) if self.copies_patches(unit) else 0
             elif unit.op.kind == "maxpool":  # indices, which the CPU makes and drops
                 passing += LONG * self.count(unit.number)
             peak = max(peak, sum(map(self.size, alive)) + passing)

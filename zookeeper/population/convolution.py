@@ -14,9 +14,11 @@ import torch
 from torch.nn import functional as F
 
 from zookeeper.population.fusion import is_fusible
+from zookeeper.population.process import prefers_convolution
 from zookeeper.population.triton_convolution import convolve_fused, is_usable, takes
 from zookeeper.population.unfold import convolve_unfolded, image_patches
 
+_FEWEST_CHANNELS = 3
 GROUPED, UNFOLD, TRITON = "grouped", "unfold", "triton"
 LOWERINGS = (GROUPED, UNFOLD)
 """Lowerings that run on every device."""
@@ -55,7 +57,7 @@ def convolve(
 
     Every lowering computes the same up to rounding. ``unfold`` is used where a network's own convolution has one
     group, ``triton`` where the kernels know device, dtype and options; images that all networks share take another
-    way, one dense product, whatever the lowering.
+    way, one dense convolution or product, whatever the lowering.
 
     Parameters
     ----------
@@ -95,14 +97,28 @@ def convolve(
     return result.contiguous(memory_format=torch.channels_last)
 
 
+def takes_patches(in_channels: int) -> bool:
+    """Whether a convolution of images that all networks share is a product of patches: libraries are slow on so few."""
+    return in_channels < _FEWEST_CHANNELS
+
+
 def _convolve_shared(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, options: Mapping[str, Any]
 ) -> torch.Tensor:
-    """Convolve images that all networks share: one matrix product of patches with all kernels at once."""
+    """Convolve images that all networks share with all kernels at once, as if they were those of one wide network."""
     num_models, out_channels, in_channels, height, width = weight.shape
+    kernels = weight.reshape(num_models * out_channels, in_channels, height, width)
+    biases = None if bias is None else bias.reshape(-1)
+    if not takes_patches(in_channels):
+        x, kernels = (v.contiguous(memory_format=torch.channels_last) for v in (x, kernels))
+        result = F.conv2d(x, kernels, biases, options["stride"], options["padding"], options["dilation"])
+        return result.contiguous(memory_format=torch.channels_last)
     windows = image_patches(x, (height, width), options)
     num_images, _, out_height, out_width = windows.shape[:4]
-    patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, in_channels * height * width)
-    kernels = weight.reshape(num_models * out_channels, -1)
-    result = F.linear(patches, kernels, None if bias is None else bias.reshape(-1))
-    return result.view(num_images, out_height, out_width, -1).permute(0, 3, 1, 2)
+    patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(num_images, out_height * out_width, -1)
+    if prefers_convolution(patches):
+        pixels = patches.unsqueeze(2).permute(0, 3, 1, 2)  # [B, C*k*k, H'*W', 1], channels last
+        wide = F.conv2d(pixels, kernels.flatten(1)[:, :, None, None], biases).permute(0, 2, 3, 1)
+    else:
+        wide = F.linear(patches, kernels.flatten(1), biases)
+    return wide.reshape(num_images, out_height, out_width, -1).permute(0, 3, 1, 2)
