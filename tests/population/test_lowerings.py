@@ -64,7 +64,6 @@ def test_values_and_gradients_are_those_of_each_network_alone(
     torch.testing.assert_close(grads, expected)
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("is_narrow", [True, False], ids=["one pixel", "product"])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("given", OPTIONS, ids=str)
@@ -90,6 +89,7 @@ def test_images_that_all_share_give_the_same_on_every_way(
     torch.testing.assert_close(grads, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("name", ["cnn-small", "cnn-residual", "smallcnn-google"])
 def test_populations_agree_and_neighbours_do_no_harm(name: str, lowering: str) -> None:
     network = build_network(name, in_channels=1, image_size=(28, 28), num_classes=10, activation="tanh")
