@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from zookeeper.report.style import GREY, INK, PALETTE, draw_ridge, house_style
 
@@ -104,7 +106,7 @@ def numbers(
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")
             axes.tick_params(axis="y", which="minor", labelsize=6)
-            axes.set_title(str(name))
+            axes.set_title(_wrapped(str(name)))
             axes.set_xlabel(x_label or x)
         grid[0].set_ylabel(y_label or y)
         handles, labels = grid[0].get_legend_handles_labels()
@@ -131,7 +133,7 @@ def dots(frame: pd.DataFrame, *, x: str, y: str, hue: str, panels: str, x_label:
             axes.set_ylim(-0.55, len(rows) - 0.45)
             axes.hlines(np.arange(1, len(rows)) - 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=GREY, lw=0.4)
             axes.tick_params(axis="y", length=0)
-            axes.set_title(str(name))
+            axes.set_title(_wrapped(str(name)))
             axes.set_xlabel(x_label or x)
         _only_outer_labels(grid, len(names))
         handles, labels = grid[0].get_legend_handles_labels()
@@ -165,7 +167,7 @@ def distributions(frame: pd.DataFrame, *, x: str, hue: str, panels: str, x_label
             axes.set_yticks(np.arange(len(hues)) + 0.25, labels=[_shortened(str(label)) for label in reversed(hues)])
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
-            axes.set_title(str(name))
+            axes.set_title(_wrapped(str(name)))
             axes.set_xlabel(x_label or x)
         _only_outer_labels(grid, len(names))
     return figure
@@ -180,8 +182,10 @@ def _by_panel(frame: pd.DataFrame, hue: str, panels: str, x_label: str, y_label:
                 part = frame[(frame[panels] == name) & (frame[hue] == label)]
                 if len(part):
                     draw(axes, part, PALETTE[number % len(PALETTE)], _shortened(str(label)))
-            axes.set_title(str(name))
+            axes.set_title(_wrapped(str(name)))
             axes.set_xlabel(x_label)
+            if axes.dataLim.width >= 2:  # epochs, sizes: whole numbers
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         grid[0].set_ylabel(y_label)
         handles, labels = max((axes.get_legend_handles_labels() for axes in grid), key=lambda pair: len(pair[0]))
         if len(labels) > 1:
@@ -221,6 +225,16 @@ def _only_outer_labels(grid: Sequence[Axes], num: int) -> None:
     for number, axes in enumerate(grid[:num]):
         if number % _MOST_COLUMNS:
             axes.set_yticklabels([])
+
+
+def _wrapped(text: str) -> str:
+    """Break a title that would reach over its panel.
+
+    >>> print(_wrapped("SVHN (here fashion_mnist_seed)"))
+    SVHN (here
+    fashion_mnist_seed)
+    """
+    return textwrap.fill(text, 26, break_long_words=False, break_on_hyphens=False)
 
 
 def _shortened(text: str, most: int = 34) -> str:
