@@ -193,11 +193,19 @@ def _tune(
 
 
 def unseen_zoos(scene: Scene, settings: EnsembleSettings) -> Findings:
-    """Networks decoded and sampled from the embeddings of zoos the hyper-representation has not seen."""
-    if not scene.others:
-        raise InputError(f"unseen zoos: there is none beside {scene.bench.role}. Give one more with --zoo PATH.")
+    """Networks decoded and sampled from the embeddings of zoos the hyper-representation has not seen.
+
+    Zoos of another layout, such as those of coloured images beside grey ones, are left out: it cannot read them.
+    """
+    layout = scene.bench.zoo.layout
+    readable = {role: bench for role, bench in scene.others.items() if bench.zoo.layout.digest == layout.digest}
+    if not readable:
+        raise InputError(
+            f"unseen zoos: there is none of {layout.num_weights:,} weights in the same layers beside "
+            f"{scene.bench.role}. Give one more with --zoo PATH."
+        )
     parts = []
-    for role, bench in scene.others.items():
+    for role, bench in readable.items():
         samples = {name: rows for name, (_, rows) in draw(scene.hyper, bench, settings).items()}
         autoencoders = {"decoded": scene.hyper, "decoded, untrained": scene.hyper.untrained(settings.seed)}
         table = decode_other_zoo(

@@ -30,6 +30,7 @@ from hyperrep.studies.catalogue import (
 )
 from hyperrep.studies.claims import check_cells
 from hyperrep.studies.findings import Scene
+from hyperrep.studies.generative_measures import EnsembleSettings, unseen_zoos
 from hyperrep.studies.locks import hold
 from hyperrep.studies.table_config import ClaimSection, TableSection
 from hyperrep.studies.table_study import Measured, Run, measure
@@ -346,3 +347,13 @@ def test_a_training_of_another_architecture_is_refused(own: Path, whole: Measure
     assert Scene(Bench("seeds", path), {}, training).hyper.layout.num_weights == 100
     with pytest.raises(InputError, match="was trained on another architecture than"):
         Scene(Bench("seeds", own / "other"), {}, training).hyper  # noqa: B018
+
+
+def test_zoos_of_another_layout_are_not_decoded(own: Path, whole: Measured, cache: Path, tmp_path: Path) -> None:
+    path = Path(whole.zoos["seeds"]["path"])
+    training = next((cache / "trainings").glob("*/model.safetensors")).parent
+    network = WeightLayout.from_shapes({"fc.weight": ((2, 3), "weight")})
+    write_rows(tmp_path / "coloured", np.zeros((3, 6)), {"split": ["train", "val", "test"]}, network)
+    scene = Scene(Bench("seeds", path), {"coloured": Bench("coloured", tmp_path / "coloured")}, training)
+    with pytest.raises(InputError, match="none of 100 weights in the same layers beside seeds"):
+        unseen_zoos(scene, EnsembleSettings.model_validate({"samplers": {"kde": {"share": 1}}}))
