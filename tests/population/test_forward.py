@@ -359,3 +359,25 @@ def test_interleaved_images_stack_without_a_copy() -> None:
     for m in range(3):
         assert torch.equal(stacked[:, 2 * m : 2 * m + 2], images[m])
     assert torch.equal(stack_images(images), stacked)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 1}, {"padding": 1}, {"ceil_mode": True}, {"kernel_size": 3}], ids=str
+)
+def test_pooling_without_gradients_is_pooling(settings: dict[str, Any]) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.MaxPool2d(**{"kernel_size": 2, **settings}), nn.Flatten(), nn.LazyLinear(2)
+    )
+    net(torch.zeros(1, 1, 8, 10))
+    population = Population(net, (1, 8, 10))
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, population.layout.num_weights, generator=generator)
+    rows[1, 0] = torch.nan
+    images = torch.randint(-2, 3, (5, 1, 8, 10), generator=generator).float()  # ties
+    for batch in (images, images.expand(4, *images.shape)):
+        with_gradient = population.forward(rows.clone().requires_grad_(), batch)
+        with torch.no_grad():
+            without = population.forward(rows, batch)
+        torch.testing.assert_close(without, with_gradient, rtol=0, atol=0, equal_nan=True)
+        assert without[1].isnan().all()
+        assert not without[[0, 2, 3]].isnan().any()

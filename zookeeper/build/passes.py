@@ -266,7 +266,7 @@ class Passes:
             passing = self.passing(unit)
             if unit.fusion is None and unit.op.kind == "conv":
                 passing += FLOAT * self.patches(unit) if self.copies_patches(unit) else 0
-            elif unit.op.kind == "maxpool":  # indices, which the CPU makes and drops
+            elif unit.op.kind == "maxpool":  # halves of rows, or indices: as many bytes
                 passing += LONG * self.count(unit.number)
             peak = max(peak, sum(map(self.size, alive)) + passing)
             alive = {value for value in alive if last_read.get(value, 0) > place}

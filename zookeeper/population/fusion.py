@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zookeeper.nets.graph import Graph, Op
+from zookeeper.nets.graph import Graph
 
 _FUNCTIONS: Mapping[Any, str] = {
     F.relu: "relu", torch.relu: "relu", F.tanh: "tanh", torch.tanh: "tanh", F.sigmoid: "sigmoid",
@@ -78,7 +78,7 @@ def find_fusions(graph: Graph) -> dict[int, Fusion]:
             continue
         numbers, pool, activation = [number], 1, ""
         pooling = next_kind(number, "maxpool")
-        if pooling is not None and _is_pool(graph.ops[pooling]):
+        if pooling is not None and pools_by_two(graph.ops[pooling].options):
             numbers.append(pooling)
             pool = 2
         function = next_kind(numbers[-1], "activation")
@@ -115,9 +115,10 @@ def is_fusible(options: Mapping[str, Any], kernel: tuple[int, ...]) -> bool:
     )
 
 
-def _is_pool(op: Op) -> bool:
+def pools_by_two(options: Mapping[str, Any]) -> bool:
+    """Whether a max-pooling has windows of 2 x 2 that do not overlap, and drops what does not fill one."""
     wanted = {"kernel_size": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1)}
-    return not op.options["ceil_mode"] and all(_pair(op.options[name]) == value for name, value in wanted.items())
+    return not options["ceil_mode"] and all(_pair(options[name]) == value for name, value in wanted.items())
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

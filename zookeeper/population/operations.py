@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from zookeeper.nets.graph import Graph, Op
 from zookeeper.population.convolution import GROUPED, TRITON, convolve, stack_images
-from zookeeper.population.fusion import Fusion, find_fusions
+from zookeeper.population.fusion import Fusion, find_fusions, pools_by_two
 from zookeeper.population.triton_convolution import convolve_fused, takes
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _conv_pooled(state: Pass, op: Op, pool: Op, value: Value) -> Value:
     x = stack_images(x) if x.ndim == 5 else x
     out = convolve(x, state.parts[f"{op.layer}.weight"], None, op.options, shared=shared, lowering=GROUPED)
     bias = state.parts[f"{op.layer}.bias"].to(out.dtype).reshape(1, -1, 1, 1)
-    return F.max_pool2d(out, **pool.options).add_(bias), False
+    return _max_pool(out, pool.options).add_(bias), False
 
 
 def _linear(state: Pass, op: Op, number: int, value: Value) -> Value:
@@ -223,7 +223,17 @@ def _activation(state: Pass, op: Op, number: int, value: Value) -> Value:
 
 
 def _maxpool(state: Pass, op: Op, number: int, value: Value) -> Value:
-    return F.max_pool2d(value[0], **op.options), value[1]
+    return _max_pool(value[0], op.options), value[1]
+
+
+def _max_pool(x: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor:
+    """Pool images; without gradients, which need indices, halves of rows and columns are compared as they lie."""
+    is_stacked = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+    if not is_stacked or (x.requires_grad and torch.is_grad_enabled()) or not pools_by_two(options):
+        return F.max_pool2d(x, **options)
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
+    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
 
 
 def _avgpool(state: Pass, op: Op, number: int, value: Value) -> Value:
