@@ -230,7 +230,8 @@ def _max_pool(x: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor:
     """Pool images; without gradients, which need indices, halves of rows and columns are compared as they lie."""
     is_stacked = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
     if not is_stacked or (x.requires_grad and torch.is_grad_enabled()) or not pools_by_two(options):
-        return F.max_pool2d(x, **options)
+        pooled: torch.Tensor = F.max_pool2d(x, **options)
+        return pooled
     height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
     rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
     return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
