@@ -34,7 +34,7 @@ def prepare_process(num_threads: int = 1) -> None:
         mallopt(_M_TOP_PAD, 64 << 20)
 
 
-def mkl_is_narrow() -> bool:
+def _mkl_is_narrow() -> bool:
     """Whether products run on narrower vectors than convolutions do."""
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not has_both or torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -45,7 +45,7 @@ def mkl_is_narrow() -> bool:
         return False
 
 
-_MKL_IS_NARROW = mkl_is_narrow()
+_MKL_IS_NARROW = _mkl_is_narrow()
 
 
 def prefers_convolution(x: torch.Tensor) -> bool:
