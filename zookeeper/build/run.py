@@ -177,7 +177,10 @@ def _announce(
 
 
 def _best_accuracy(root: Path) -> float:
-    frame, _ = read_frame(root, read_header(root), read_commits(root))
+    commits = read_commits(root)
+    if not commits:
+        return float("nan")
+    frame, _ = read_frame(root, read_header(root), commits)
     return float(frame["test_acc"].max()) if "test_acc" in frame and len(frame) else float("nan")
 
 

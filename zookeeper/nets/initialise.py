@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from zookeeper.errors import InputError
 from zookeeper.nets.layout import WeightBlock, WeightLayout
@@ -148,6 +147,8 @@ def _fill_weight(part: np.ndarray, block: WeightBlock, init: str) -> None:
     elif init in _UNIFORM_BOUND:
         _spread(part, _UNIFORM_BOUND[init](block))
     elif init == "truncated_normal":
+        from scipy.special import ndtr, ndtri  # takes .2 s, which workers feel
+
         low, high = ndtr(-2.0), ndtr(2.0)
         part[:] = ndtri(low + part * (high - low))
     else:

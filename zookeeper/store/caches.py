@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +22,9 @@ from zookeeper.store.metadata import order_rows, read_tables
 from zookeeper.store.parquet import decode_hashed_table, encode_table
 from zookeeper.store.records import CommitRecord, commits_digest, read_commits
 from zookeeper.store.table import spell_out, to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CACHES = "caches.json"
 CACHES_FORMAT = "zookeeper.caches"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from zookeeper.store.header import ZooHeader
@@ -31,6 +30,8 @@ def read_tables(root: Path, records: tuple[CommitRecord, ...]) -> pa.Table:
 
 def order_rows(header: ZooHeader, table: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
     """Order a table of all stored rows by model and epoch, dropping later duplicates."""
+    import pandas as pd
+
     models = pd.Index(header.models)
     ids = table.column(IDENTITY[0]).combine_chunks()
     rank = models.get_indexer(pd.Index(ids.dictionary.to_pandas()))[ids.indices.to_numpy()]

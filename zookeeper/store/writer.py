@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from zookeeper.errors import InputError, StoreError
 from zookeeper.store.encoding import PLAIN, Encoding, Floats, encode_floats
@@ -33,6 +32,9 @@ from zookeeper.store.records import (
 from zookeeper.store.shards import encode_shard, rows_per_group
 from zookeeper.store.state import State, encode_state
 from zookeeper.store.table import make_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class AlreadyCommitted(StoreError):
