@@ -37,7 +37,7 @@ ADDED: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "training": {
             "stopping": None, "tensorboard": False, "precision": "float32", "compile": False, "recompute": False,
             "rows": "resident",
-            "batches": None,
+            "batches": None, "zoos_in_batch": "one",
         },
     }
 )  # fmt: skip

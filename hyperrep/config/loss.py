@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hyperrep.config.numbers import NonNegative, Positive, PositiveInt, Share
+from hyperrep.config.numbers import NonNegative, Positive, PositiveInt, Share, apportion
 from zookeeper.spec.document import Section
 from zookeeper.spec.names import IMAGE_SETS, IMAGE_SETS_WITH_PATH
 from zookeeper.spec.problems import Problem, raise_problems, refuse_name
@@ -95,10 +95,4 @@ class LossSection(Section):
         >>> LossSection(gamma=0, beta=0, queries=10, query_set=parts).query_counts
         (7, 3)
         """
-        total = sum(part.share for part in self.query_set)
-        exact = [self.queries * part.share / total for part in self.query_set]
-        counts = [int(number) for number in exact]
-        order = sorted(range(len(exact)), key=lambda n: (counts[n] - exact[n], n))
-        for number in order[: self.queries - sum(counts)]:
-            counts[number] += 1
-        return tuple(counts)
+        return apportion(self.queries, [part.share for part in self.query_set])

@@ -54,7 +54,8 @@ class TrainingSection(Section):
     Give ``steps`` or ``epochs`` (passes over the train rows). ``warmup`` is a share of all steps,
     ``clip`` the largest norm of the gradient (0: no limit). ``threads`` is applied by the command line.
     ``precision: bf16`` multiplies the autoencoder's matrices in bfloat16, ``compile`` fuses its operations: both
-    change digits, not what is saved. ``recompute`` keeps no activations, so that memory does not grow with the batch,
+    change digits, not what is saved. With several zoos a batch is of ``one`` of them or of ``all`` (``zoos_in_batch``).
+    ``recompute`` keeps no activations, so that memory does not grow with the batch,
     for a third more time. ``batches`` puts relatives into a batch, ``stopping`` ends a training early;
     ``tensorboard`` writes events beside ``log.csv``. ``rows: streamed`` keeps the rows in a mapped file instead of in
     memory, with the same bits.
@@ -78,6 +79,7 @@ class TrainingSection(Section):
     recompute: bool = False
     rows: Literal["resident", "streamed"] = "resident"
     batches: BatchSection | None = None
+    zoos_in_batch: Literal["one", "all"] = "one"
     stopping: StoppingSection | None = None
     tensorboard: bool = False
 
@@ -89,6 +91,9 @@ class TrainingSection(Section):
         if self.rows == "streamed" and self.device != "cpu":
             what = "rows are streamed from disk to the CPU alone"
             raise_problems([Problem(("rows",), what, "resident, or device cpu", f"device {self.device}")])
+        if self.batches is not None and self.zoos_in_batch == "all":
+            what = "relatives of one zoo fill a batch"
+            raise_problems([Problem(("zoos_in_batch",), what, "one, or no batches", "all")])
         if self.batches is not None and self.batch_size % self.batches.groups:
             expected, got = f"a divisor of batch_size {self.batch_size}", str(self.batches.groups)
             raise_problems([Problem(("batches", "groups"), "groups do not fill a batch evenly", expected, got)])

@@ -1,4 +1,4 @@
-"""Train one autoencoder on several zoos: every batch is of one zoo, with its own queries, permutations and scaling."""
+"""Train one autoencoder on several zoos: each batch of one of them or of all, always with a zoo's own queries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import xxhash
 
 from hyperrep.config import TrainConfig, TrainingSection
+from hyperrep.config.numbers import apportion
 from hyperrep.training.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from hyperrep.training.data import FitData
 from hyperrep.training.fit import OnStep, fit, take_all_steps
@@ -24,6 +25,8 @@ from hyperrep.training.zoo import read_fit_data
 from hyperrep.weights.scaling import Granularity, Scaling
 from zookeeper.errors import InputError
 from zookeeper.zoo import Zoo
+
+ALL = "all"
 
 
 def fit_zoos(
@@ -52,9 +55,11 @@ def fit_mixed(
 ) -> HyperRepresentation | MixedRepresentation:
     """Train one autoencoder on several data, and save it in a folder; `hyperrep.training.mixed.load_mixed` opens it.
 
-    Each step belongs to one of the data, drawn by the number of their rows from (seed, step). Data of the same layout,
-    such as one architecture on two image sets, share a view and its scaling. Validation values are means over all
-    validation rows. All else is as `hyperrep.training.fit.fit` says, and with a single part it is that.
+    Each step belongs to one of the data, drawn by the number of their rows from (seed, step); or, with
+    ``training.zoos_in_batch: all``, to all of them: rows of each by their numbers, the loss the mean over the rows of
+    the batch, the contrastive part among the networks of one zoo. Data of the same layout, such as one architecture on
+    two image sets, share a view and its scaling. Validation values are means over all validation rows. All else is as
+    `hyperrep.training.fit.fit` says, and with a single part it is that.
 
     Raises
     ------
@@ -98,7 +103,10 @@ def open_mixed(
     done, scales = load_checkpoint(folder, model, optimizer, identity=identity, stopping=stopping)
     scales = scales or initial_scales(objectives[part_of_step(0, parts, settings.seed)])
     objectives = [replace(one, scales=scales) for one in objectives]
-    num_steps = sum(settings.num_steps(len(part.rows)) for part in parts) if settings.steps is None else settings.steps
+    sizes = [len(part.rows) for part in parts]
+    together = settings.zoos_in_batch == ALL
+    num_steps = settings.num_steps(sum(sizes)) if together else sum(map(settings.num_steps, sizes))
+    num_steps = num_steps if settings.steps is None else settings.steps
     mixed = replace(mixed, provenance=tuple(part.provenance for part in parts), loss_scales=scales)
     return MixedTrainer(
         objectives[0], optimizer, folder, identity, num_steps, done, stopping, mixed=mixed, objectives=tuple(objectives)
@@ -107,7 +115,7 @@ def open_mixed(
 
 @dataclass(eq=False)
 class MixedTrainer(Trainer):
-    """A training whose steps take turns between several data; ``objective`` is that of the last step.
+    """A training on several data, in turns or in every step; ``objective`` is the last one that was asked.
 
     The checkpoint is that of one training: weights, optimiser and step, for whose turn it is follows from the step.
     """
@@ -115,11 +123,22 @@ class MixedTrainer(Trainer):
     mixed: MixedRepresentation = field(kw_only=True)
     objectives: tuple[Objective, ...] = field(kw_only=True)
 
-    def step(self) -> dict[str, float]:
-        """Take one step on the data whose turn it is."""
+    def _loss(self, batch_size: int | None = None) -> tuple[torch.Tensor, dict[str, float], str]:
+        """That of the data whose turn it is, or the mean over all rows of a batch of all data."""
         data = [one.data for one in self.objectives]
-        self.objective = self.objectives[part_of_step(self.done, data, self.settings.seed)]
-        return super().step()
+        sizes = {part_of_step(self.done, data, self.settings.seed): self.settings.batch_size}
+        if self.settings.zoos_in_batch == ALL:
+            sizes = dict(enumerate(rows_in_batch(self.settings.batch_size, data)))
+        totals, values, places = [], dict[str, float](), []
+        for number, size in sizes.items():
+            self.objective = self.objectives[number]
+            total, parts, rows = super()._loss(size)
+            share = size / self.settings.batch_size
+            totals.append(total * share if share < 1 else total)
+            for name, value in parts.items():
+                values[name] = values.get(name, 0.0) + share * value
+            places.append(f"{rows} of zoo {number + 1}")
+        return torch.stack(totals).sum(), values, " and ".join(places)
 
     def finish_mixed(self) -> MixedRepresentation:
         """Save the last weights, or with early stopping the best ones."""
@@ -162,6 +181,17 @@ def part_of_step(step: int, parts: Sequence[FitData], seed: int) -> int:
     return int(torch.multinomial(shares, 1, generator=keyed_generator(seed, "zoo", step)))
 
 
+def rows_in_batch(batch_size: int, parts: Sequence[FitData]) -> tuple[int, ...]:
+    """How many rows of each of the data a batch of all of them holds, by their numbers of rows.
+
+    >>> from zookeeper.nets.layout import WeightLayout
+    >>> layout = WeightLayout.from_shapes({"a.weight": ((1, 1), "weight")})
+    >>> rows_in_batch(8, [FitData(torch.zeros(num, 1), layout) for num in (30, 10)])
+    (6, 2)
+    """
+    return apportion(batch_size, [len(part.rows) for part in parts])
+
+
 def check_parts(config: TrainConfig, parts: Sequence[FitData], settings: TrainingSection, ranks: Ranks) -> None:
     """Raise an InputError if data do not fit the configuration or each other."""
     if len(parts) < 1:
@@ -177,12 +207,25 @@ def check_parts(config: TrainConfig, parts: Sequence[FitData], settings: Trainin
             check_watched(config, part, settings.stopping.value, f"fit_mixed: part {number}: training.stopping.value")
         if settings.num_rows_of_batch(len(part.rows)) < ranks.size:
             raise InputError(f"fit_mixed: part {number} has too few rows for {ranks.size} processes. Start fewer.")
+    if settings.zoos_in_batch == ALL:
+        _check_batch_of_all(config, parts, ranks)
     aligned = [part.layout.digest for part in parts if part.aligner is not None]
     if len(set(aligned)) < len(aligned):
         raise InputError(
             "fit_mixed: two parts of one architecture are aligned to different references. Leave align out, or give "
             "one zoo per architecture."
         )
+
+
+def _check_batch_of_all(config: TrainConfig, parts: Sequence[FitData], ranks: Ranks) -> None:
+    settings, fewest = config.training, max(ranks.size, 2 if config.loss.gamma > 0 else 1)
+    for number, size in enumerate(rows_in_batch(settings.batch_size, parts)):
+        if not fewest <= size <= len(parts[number].rows):
+            raise InputError(
+                f"fit_mixed: training.zoos_in_batch: all takes {size} rows of a batch of {settings.batch_size} from "
+                f"part {number}, which has {len(parts[number].rows)}; expected {fewest} or more, and no more than "
+                "there are. Choose another training.batch_size."
+            )
 
 
 def _layouts(config: TrainConfig, parts: Sequence[FitData]) -> list[Part]:

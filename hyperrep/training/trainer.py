@@ -13,7 +13,6 @@ import torch
 import xxhash
 
 from hyperrep.config import ScaleSection, TrainConfig, TrainingSection
-from hyperrep.objectives.composite import LossParts
 from hyperrep.training.batches import Batches
 from hyperrep.training.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from hyperrep.training.data import FitData
@@ -140,18 +139,24 @@ class Trainer:
         TrainingDivergedError
             If one of them is not finite; then nothing was changed.
         """
-        rows, objective = self.objective.data.rows, self.objective
-        numbers = _batches(objective).of_step(self.done, seed=self.settings.seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.done, self.num_steps, self.settings)
         with self._dropping():
-            parts = objective.train_loss(rows[numbers.to(rows.device)], self.done)
-            values = objective.values_of(parts)
-            values["grad_norm"] = self._backward(parts)
-        self._check_finite(values, numbers.tolist())
+            total, values, rows = self._loss()
+            values["grad_norm"] = self._backward(total)
+        self._check_finite(values, rows)
         self.optimizer.step()
         self.done += 1
         return values
+
+    def _loss(self, batch_size: int | None = None) -> tuple[torch.Tensor, dict[str, float], str]:
+        """The loss of this step's batch, its parts as plain numbers, and a word on its rows."""
+        objective = self.objective
+        numbers = _batches(objective, batch_size).of_step(self.done, seed=self.settings.seed)
+        rows = objective.data.rows
+        parts = objective.train_loss(rows[numbers.to(rows.device)], self.done)
+        first = ", ".join(map(str, numbers[:4].tolist()))
+        return parts.total, objective.values_of(parts), f"{first}{', ...' if len(numbers) > 4 else ''}"
 
     def validate(self) -> dict[str, float]:
         """Values on validation models with names ``val_...``; they decide about early stopping."""
@@ -195,16 +200,16 @@ class Trainer:
         rate = objective.config.model.dropout
         return dropping(objective.hyper.model, rate, seed=seed, step=self.done, rank=objective.ranks.rank)
 
-    def _backward(self, parts: LossParts) -> float:
+    def _backward(self, total: torch.Tensor) -> float:
         """Write the gradient of the whole batch, clipped to a norm (0: not at all); return its norm before that."""
         weights = list(self.objective.hyper.model.parameters())
         self.optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         self.objective.ranks.sum_gradients(weights)
         limit = self.settings.clip if self.settings.clip > 0 else math.inf
         return float(torch.nn.utils.clip_grad_norm_(weights, limit))
 
-    def _check_finite(self, values: Mapping[str, float], rows: list[int]) -> None:
+    def _check_finite(self, values: Mapping[str, float], rows: str) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             return
@@ -212,10 +217,9 @@ class Trainer:
         shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
         checkpoint = self.folder / CHECKPOINT_NAME
         good = f"last good checkpoint: {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
-        more = ", ..." if len(rows) > 4 else ""
         raise TrainingDivergedError(
             f"{self.folder}: step {self.done + 1}: {' and '.join(parts)} not finite ({shown}) on the batch of train "
-            f"rows {', '.join(map(str, rows[:4]))}{more}; {good}. "
+            f"rows {rows}; {good}. "
             "Lower training.lr or training.clip, or raise loss.beta."
         )
 
@@ -256,11 +260,11 @@ def probe_r2(hyper: HyperRepresentation, data: FitData) -> float | None:
     return best_r2(features, data.targets.numpy()[chosen], val_features, data.val_targets.numpy())
 
 
-def _batches(objective: Objective) -> Batches:
+def _batches(objective: Objective, batch_size: int | None = None) -> Batches:
     settings, data = objective.config.training, objective.data
     related = settings.batches
     if related is None:
-        return Batches(len(data.rows), settings.batch_size)
+        return Batches(len(data.rows), settings.batch_size if batch_size is None else batch_size)
     return Batches(len(data.rows), settings.batch_size, data.groups, related.groups)
 
 

@@ -19,11 +19,14 @@ from hyperrep.cli import embed
 from hyperrep.cli_train import train
 from hyperrep.config import TrainConfig
 from hyperrep.models.placed import PlacedAutoencoder
+from hyperrep.objectives.composite import LossParts
 from hyperrep.training.data import FitData
 from hyperrep.training.fit import fit
 from hyperrep.training.mixed import MixedRepresentation, load_for, load_mixed
-from hyperrep.training.mixed_fit import fit_mixed, part_of_step
+from hyperrep.training.mixed_fit import fit_mixed, part_of_step, rows_in_batch
 from hyperrep.training.saved import HyperRepresentation, load
+from hyperrep.training.step import Objective
+from hyperrep.training.trainer import TrainingDivergedError
 from hyperrep.weights.alignment import Aligner
 from zookeeper.build import build_zoo
 from zookeeper.errors import InputError
@@ -129,8 +132,11 @@ def test_padding_never_leaks(parts: list[FitData], tmp_path: Path) -> None:
         assert torch.equal(model.project(latents), projection(padded))
 
 
-def test_a_killed_and_resumed_training_ends_with_the_same_bits(parts: list[FitData], tmp_path: Path) -> None:
-    scales = {"loss": {"scales": "first_batch"}}
+@pytest.mark.parametrize("zoos_in_batch", ["one", "all"])
+def test_a_killed_and_resumed_training_ends_with_the_same_bits(
+    parts: list[FitData], zoos_in_batch: str, tmp_path: Path
+) -> None:
+    scales = {"loss": {"scales": "first_batch"}, "training": {"zoos_in_batch": zoos_in_batch}}
     trained(parts, tmp_path / "whole", **scales)
 
     def kill(count: int, values: Mapping[str, float]) -> None:
@@ -166,6 +172,42 @@ def test_steps_take_turns_by_the_number_of_rows(parts: list[FitData]) -> None:
     assert sum(turns) / 600 == pytest.approx(2 / 3, abs=0.06)
 
 
+def test_a_batch_of_all_rows_of_two_zoos_is_that_of_their_union(parts: list[FitData], tmp_path: Path) -> None:
+    """Of one architecture, without contrast and augmentation: then only the order of rows may differ."""
+    whole = parts[0]
+    assert whole.val_rows is not None
+    halves = [replace(whole, rows=whole.rows[:5]), replace(whole, rows=whole.rows[5:])]
+    plain: dict[str, Any] = {
+        "loss": {"gamma": 0.0, "beta": 0.3},
+        "augment": {"permute": False, "erase": 0.0, "noise": 0.0},
+        "training": {"steps": 5, "batch_size": len(whole.rows), "weight_decay": 0.0, "zoos_in_batch": "all"},
+    }
+    together = trained(halves, tmp_path / "halves", **plain).for_layout(whole.layout)
+    union = fit(config(**plain), whole, tmp_path / "union")
+    first = plain | {"training": plain["training"] | {"steps": 1}}
+    before = fit(config(**first), whole, tmp_path / "start")
+    rows = whole.val_rows
+    torch.testing.assert_close(together.embed(rows), union.embed(rows), rtol=1e-4, atol=1e-5)
+    assert (before.embed(rows) - union.embed(rows)).abs().max() > 1e-3
+
+
+def test_a_batch_of_all_holds_rows_by_their_numbers(
+    parts: list[FitData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = [parts[0], replace(parts[1], rows=parts[1].rows[:7])]
+    assert rows_in_batch(6, fewer) == (4, 2)
+    seen: list[int] = []
+    train_loss = Objective.train_loss
+
+    def noted(self: Objective, rows: torch.Tensor, step: int) -> LossParts:
+        seen.append(len(rows))
+        return train_loss(self, rows, step)
+
+    monkeypatch.setattr(Objective, "train_loss", noted)
+    trained(fewer, tmp_path, training={"steps": 2, "batch_size": 6, "zoos_in_batch": "all"})
+    assert seen == [4, 2, 4, 2]
+
+
 def test_aligned_parts_keep_their_references(parts: list[FitData], tmp_path: Path) -> None:
     aligned = []
     for data in parts:
@@ -190,6 +232,11 @@ def test_what_does_not_fit_is_refused(parts: list[FitData], tmp_path: Path) -> N
         load(tmp_path / "mixed")
     with pytest.raises(InputError, match="no data"):
         fit_mixed(config(), [], tmp_path / "none")
+    with pytest.raises(InputError, match="takes 1 rows of a batch of 2 from part 0"):
+        fit_mixed(config(training={"zoos_in_batch": "all", "batch_size": 2}), parts, tmp_path / "few")
+    bad = replace(parts[1], rows=torch.full_like(parts[1].rows, 1e30))
+    with pytest.raises(TrainingDivergedError, match=r"on the batch of train rows .* of zoo 1 and .* of zoo 2"):
+        fit_mixed(config(standardise="none", training={"zoos_in_batch": "all"}), [parts[0], bad], tmp_path / "bad")
     vanilla = config(tokens={"width": None, "encoding": "neuron"})
     with pytest.raises(InputError, match="belongs to one architecture"):
         fit_mixed(vanilla, parts, tmp_path / "neuron")
@@ -205,6 +252,7 @@ def test_zoos_in_a_document() -> None:
     for changes, message in (
         ({"zoo": "a", "zoos": ["b"]}, "both zoo and zoos"),
         ({"zoos": []}, "at least 1 item"),
+        ({"training": {"zoos_in_batch": "all", "batches": {"by": ["seed"]}}}, "relatives of one zoo fill a batch"),
         ({"zoos": ["a", "b"], "tokens": {"width": None, "encoding": "neuron"}}, "fit several architectures"),
     ):
         with pytest.raises(ValidationError, match=message):
