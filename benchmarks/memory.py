@@ -2,8 +2,7 @@
 
 Each case is a process of its own. It trains a small cohort first, so that libraries are loaded, then a step of a whole
 cohort and an evaluation of some images, all images of the set being there. Measured is the peak above what the process
-held before; the checkpoints of a build are not in it. Pages of files are not either: code of the library that is read
-for the first time counts as resident in whole blocks, as many of them as the page cache happens to hold.
+held before; the checkpoints of a build are not in it.
 
     python benchmarks/memory.py --out benchmarks/RESULTS.md
 """
@@ -110,7 +109,7 @@ def train(case: Case) -> tuple[Population, Cohort, TrainingData]:
 
 
 def memory_of(name: str) -> int:
-    """Bytes of this process as Linux counts them: VmRSS now, VmHWM at most, RssFile of mapped files now."""
+    """Bytes of this process as Linux counts them: VmRSS now, VmHWM at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
@@ -121,13 +120,12 @@ def measure(case: Case) -> dict[str, float]:
     train(replace(case, num_models=1, batch_size=2, num_images=10))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before, files = memory_of("VmRSS"), memory_of("RssFile")
+    before = memory_of("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     population, cohort, data = train(case)
-    files = memory_of("RssFile") - files
-    peak = memory_of("VmHWM") - before - files
+    peak = memory_of("VmHWM") - before
     predicted = predict_memory(population, cohort, {split: len(index) for split, index in data.indices.items()})
-    return {"measured": peak, "predicted": predicted.peak, "files": files}
+    return {"measured": peak, "predicted": predicted.peak}
 
 
 def to_markdown(results: list[tuple[Case, dict[str, float]]], when: str) -> str:
@@ -136,17 +134,17 @@ def to_markdown(results: list[tuple[Case, dict[str, float]]], when: str) -> str:
         "## Memory of training on a CPU: predicted against resident",
         "",
         f"`python benchmarks/memory.py` on {when}; {facts['cpu']}; torch {facts['torch']}; one thread, Adam, a "
-        "seed for each model. Peak above the idle process without pages of files (last column), fresh processes.",
+        "seed for each model. Peak above the idle process, fresh processes.",
         "",
-        "| network | batch | models | images | lowering | precision | predicted MB | measured MB | ratio | files MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| network | batch | models | images | lowering | precision | predicted MB | measured MB | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for case, found in results:
         name = case.architecture + (", dropout" if case.dropout else "")
         lines.append(
             f"| {name} | {case.batch_size} | {case.num_models} | {case.num_images:,} | {case.lowering} "
             f"| {case.precision} | {found['predicted'] / 1e6:.0f} | {found['measured'] / 1e6:.0f} "
-            f"| **{found['predicted'] / found['measured']:.2f}** | {found['files'] / 1e6:.0f} |"
+            f"| **{found['predicted'] / found['measured']:.2f}** |"
         )
     return "\n".join(lines) + "\n"
 
