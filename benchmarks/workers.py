@@ -198,9 +198,9 @@ def middle(runs: list[Build]) -> Build:
     return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
 
 
-def ratio(slow: list[Build], fast: list[Build]) -> float:
-    """Median over neighbouring pairs, so that a machine that slows down slows both."""
-    return statistics.median(one.seconds / two.seconds for one, two in zip(slow, fast, strict=True))
+def ratios_of(slow: list[Build], fast: list[Build]) -> list[float]:
+    """Of neighbouring pairs, so that a machine that slows down slows both."""
+    return [one.seconds / two.seconds for one, two in zip(slow, fast, strict=True)]
 
 
 def line_of(run: Build) -> str:
@@ -209,7 +209,12 @@ def line_of(run: Build) -> str:
     return f"| {run.name} | {run.models} | {run.epochs} | {run.seconds:.1f} | {busy} | {first} |"
 
 
-def to_markdown(builds: dict[str, Build], ratios: dict[str, float], facts: dict[str, str], when: str) -> str:
+def span(ratios: list[float]) -> str:
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def to_markdown(builds: dict[str, Build], rounds: dict[str, list[float]], facts: dict[str, str], when: str) -> str:
+    ratios = {key: statistics.median(found) for key, found in rounds.items()}
     lines = [
         "## Builds: workers and start",
         "",
@@ -222,10 +227,12 @@ def to_markdown(builds: dict[str, Build], ratios: dict[str, float], facts: dict[
         "|---|---|---|---|---|---|",
         *map(line_of, builds.values()),
         "",
-        f"Two Ray workers are **{ratios['one']:.2f}x** as fast as one Ray worker (asked for: 1.8x), and "
-        f"{ratios['local']:.2f}x as fast as one process without Ray; medians over neighbouring runs.",
-        f"Two plain processes are **{ratios['plain']:.2f}x** as fast as one: what this machine gives to two, whatever "
-        f"the software. Two Ray workers reach {ratios['one'] / ratios['plain']:.0%} of that.",
+        f"Two Ray workers are **{ratios['one']:.2f}x** as fast as one Ray worker ({span(rounds['one'])}; asked for: "
+        f"1.8x), and {ratios['local']:.2f}x as fast as one process without Ray; medians over {len(rounds['one'])} "
+        "neighbouring runs.",
+        f"Two plain processes are **{ratios['plain']:.2f}x** as fast as one ({span(rounds['plain'])}): what this "
+        f"machine gives to two, whatever the software. Two Ray workers reach {ratios['one'] / ratios['plain']:.0%} of "
+        "that.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -251,8 +258,8 @@ def main() -> None:
             (1, "local", "local", "one process, no Ray"),
         ):
             runs.setdefault(key, []).append(build(name, workers, backend, seeds, epochs))
-    ratios = {key: ratio(runs[key], runs["two"]) for key in ("one", "local")}
-    ratios["plain"] = ratio(runs["plain one"], runs["plain two"])
+    ratios = {key: ratios_of(runs[key], runs["two"]) for key in ("one", "local")}
+    ratios["plain"] = ratios_of(runs["plain one"], runs["plain two"])
     starts = {"start, Ray": ("--workers", "2"), "start, local": ("--local",)}
     for key, options in starts.items():
         start("not counted", *options)  # files of libraries may be on the disk alone before it
@@ -262,7 +269,7 @@ def main() -> None:
     text = to_markdown(builds, ratios, machine(), when)
     print(text)
     replace_section(arguments.out, "workers", text)
-    results = {"two_over_one": ratios, "builds": {key: asdict(run) for key, run in builds.items()}}
+    results = {"two_over_one": ratios, "builds": {key: list(map(asdict, found)) for key, found in runs.items()}}
     arguments.out.with_name("workers.json").write_text(
         json.dumps({"date": when, **machine(), **results}, indent=2) + "\n"
     )
