@@ -54,6 +54,7 @@ def against_paper(table: pd.DataFrame, *, unit: str = "") -> Figure:
             axes.set_ylim(-0.6, len(rows) - 0.4)
             axes.set_title(_shortened(str(column)), fontsize=9)
             axes.tick_params(axis="x", labelsize=7.5)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         _only_outer_labels(grid, len(columns))
         figure.supxlabel(f"{what}{f' [{unit}]' if unit else ''}", fontsize=8.5, color=INK)
     return figure

@@ -23,6 +23,11 @@ from hyperrep.studies.tabulate import read_paper, report_table, tabulate, wide
 from zookeeper.report.style import save_figure
 from zookeeper.store.files import write_durable
 
+_PLUS_MINUS = (
+    "± is the deviation over the seeds of the trainings; of numbers that no such seed changes, the one over networks, "
+    "or over untrained encoders."
+)
+
 
 def write_study(run: Run, measured: Measured, out: Path) -> tuple[dict[str, Any], list[ReportTable]]:
     """Write everything a study shows into a folder.
@@ -141,6 +146,7 @@ def _page(run: Run, results: dict[str, Any], parts: list[str]) -> str:
         f"Time of the trainings and tasks behind it, also where they were kept from before: {seconds}.",
         "",
         *([study.note, ""] if study.note else []),
+        *([_PLUS_MINUS, ""] if run.seeds > 1 else []),
         *([*zoos, ""] if zoos else []),
         *_scale_lines(run),
         *([f"The paper's values: {study.source}", ""] if study.source else []),

@@ -16,6 +16,7 @@ from hyperrep.studies.table_config import DifferenceSection, TableSection
 from zookeeper.errors import InputError
 
 JOIN = " | "
+_ROUNDING = 1e-6  # seeds that differ by less than this differ in the order of a sum
 COLUMNS = ("row", "column", "paper", "paper_spread", "measured", "spread", "seed_spread", "num_seeds", "difference")
 _CELL = re.compile(r"(?P<value>[-+]?[0-9.]+)(?: ± (?P<spread>[0-9.]+))?")
 
@@ -61,7 +62,7 @@ def tabulate(facts: pd.DataFrame, table: TableSection, paper: pd.DataFrame | Non
     """Fill a table with what was measured and put the paper's values beside it.
 
     A cell is the mean over the facts of one seed that fall into it, then over seeds. ``spread`` is the standard
-    deviation over networks (or, of several facts, over these), ``seed_spread`` the one over seeds.
+    deviation over networks (or, of several facts, over these), ``seed_spread`` the one over seeds, of what they change.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ def _average(cells: pd.DataFrame, factor: float) -> pd.DataFrame:
                 "column": column,
                 "measured": factor * per_seed.mean(),
                 "spread": factor * spread,
-                "seed_spread": factor * per_seed.std(ddof=1) if len(per_seed) > 1 else float("nan"),
+                "seed_spread": factor * per_seed.std(ddof=1) if np.ptp(per_seed) > _ROUNDING else float("nan"),
                 "num_seeds": len(per_seed),
             }
         )

@@ -21,7 +21,7 @@ from hyperrep.studies.overrides import change
 from hyperrep.studies.table_config import TableSection
 from hyperrep.studies.table_study import Measured, Run, measure
 from hyperrep.studies.table_writing import write_study
-from hyperrep.studies.tabulate import read_paper, tabulate
+from hyperrep.studies.tabulate import read_paper, tabulate, wide
 from zookeeper.errors import InputError, SpecError
 
 # The architectures of this table need images of 20 x 20 or more; at scale smoke another stands in for them.
@@ -278,6 +278,22 @@ def test_cells_are_means_over_seeds_and_differences_of_them() -> None:
     assert table.loc["a", "seed_spread"] == pytest.approx(100 * np.std([0.1, 0.3], ddof=1))
     assert table.loc["b", "spread"] == pytest.approx(10.0)
     assert table.loc["b", "difference"] == pytest.approx(10.0)
+
+
+def test_what_no_seed_of_a_training_changes_keeps_the_spread_of_its_own() -> None:
+    section = TableSection.model_validate_json(
+        json.dumps({"name": "t", "title": "t", "tasks": ["probe"], "rows": ["model"], "columns": ["property"]})
+    )
+    values = [("untrained", 0.8, 0.8, 0.05), ("C + S", 0.7, 0.9, 0.01)]
+    facts = pd.DataFrame(
+        [
+            {"task": "probe", "property": "acc", "model": model, "run_seed": seed, "value": value, "spread": spread}
+            for model, *both, spread in values
+            for seed, value in enumerate(both)
+        ]
+    )
+    _, lines = wide(tabulate(facts, section), digits=2)
+    assert lines == [["untrained", "0.80 ± 0.05"], ["C + S", "0.80 ± 0.14"]]
 
 
 def test_labels_that_are_numbers_increase_whatever_the_paper_has() -> None:
