@@ -24,7 +24,7 @@ RESNET: dict[str, Any] = {"architecture": "resnet18-cifar", "in_channels": 3, "i
 def network_of(name: str) -> dict[str, Any]:
     if name in ("002_mnist", "004") or name.startswith("mnist"):
         return MNIST
-    families = {"002": TETRIS, "000": CIFAR, "sane_behaviour": CIFAR, "sane": RESNET, "digits": DIGITS}
+    families = {"002": TETRIS, "000": CIFAR, "sane_behaviour": CIFAR, "sane": RESNET, "digits": DIGITS, "mixed": DIGITS}
     return next(network for prefix, network in families.items() if name.startswith(prefix))
 
 
