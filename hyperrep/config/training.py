@@ -54,11 +54,10 @@ class TrainingSection(Section):
     Give ``steps`` or ``epochs`` (passes over the train rows). ``warmup`` is a share of all steps,
     ``clip`` the largest norm of the gradient (0: no limit). ``threads`` is applied by the command line.
     ``precision: bf16`` multiplies the autoencoder's matrices in bfloat16, ``compile`` fuses its operations: both
-    change digits, not what is saved. With several zoos a batch is of ``one`` of them or of ``all`` (``zoos_in_batch``).
-    ``recompute`` keeps no activations, so that memory does not grow with the batch,
-    for a third more time. ``batches`` puts relatives into a batch, ``stopping`` ends a training early;
-    ``tensorboard`` writes events beside ``log.csv``. ``rows: streamed`` keeps the rows in a mapped file instead of in
-    memory, with the same bits.
+    change digits, not what is saved. ``recompute`` keeps no activations, so that memory does not grow with the batch,
+    for a third more time. ``batches`` puts relatives into a batch; with several zoos a batch is of ``one`` of them or
+    of ``all`` (``zoos_in_batch``). ``stopping`` ends a training early; ``tensorboard`` writes events beside
+    ``log.csv``. ``rows: streamed`` keeps the rows in a mapped file instead of in memory, with the same bits.
     """
 
     steps: PositiveInt | None = None

@@ -115,7 +115,7 @@ def open_mixed(
 
 @dataclass(eq=False)
 class MixedTrainer(Trainer):
-    """A training on several data, in turns or in every step; ``objective`` is the last one that was asked.
+    """A training on several data, in turns or in every step; ``objective`` stands for what all of them share.
 
     The checkpoint is that of one training: weights, optimiser and step, for whose turn it is follows from the step.
     """
@@ -123,7 +123,7 @@ class MixedTrainer(Trainer):
     mixed: MixedRepresentation = field(kw_only=True)
     objectives: tuple[Objective, ...] = field(kw_only=True)
 
-    def _loss(self, batch_size: int | None = None) -> tuple[torch.Tensor, dict[str, float], str]:
+    def _loss(self) -> tuple[torch.Tensor, dict[str, float], str]:
         """That of the data whose turn it is, or the mean over all rows of a batch of all data."""
         data = [one.data for one in self.objectives]
         sizes = {part_of_step(self.done, data, self.settings.seed): self.settings.batch_size}
@@ -131,8 +131,7 @@ class MixedTrainer(Trainer):
             sizes = dict(enumerate(rows_in_batch(self.settings.batch_size, data)))
         totals, values, places = [], dict[str, float](), []
         for number, size in sizes.items():
-            self.objective = self.objectives[number]
-            total, parts, rows = super()._loss(size)
+            total, parts, rows = self._loss_of(self.objectives[number], size)
             share = size / self.settings.batch_size
             totals.append(total * share if share < 1 else total)
             for name, value in parts.items():

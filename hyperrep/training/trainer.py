@@ -149,9 +149,11 @@ class Trainer:
         self.done += 1
         return values
 
-    def _loss(self, batch_size: int | None = None) -> tuple[torch.Tensor, dict[str, float], str]:
+    def _loss(self) -> tuple[torch.Tensor, dict[str, float], str]:
         """The loss of this step's batch, its parts as plain numbers, and a word on its rows."""
-        objective = self.objective
+        return self._loss_of(self.objective, self.settings.batch_size)
+
+    def _loss_of(self, objective: Objective, batch_size: int) -> tuple[torch.Tensor, dict[str, float], str]:
         numbers = _batches(objective, batch_size).of_step(self.done, seed=self.settings.seed)
         rows = objective.data.rows
         parts = objective.train_loss(rows[numbers.to(rows.device)], self.done)
@@ -260,12 +262,11 @@ def probe_r2(hyper: HyperRepresentation, data: FitData) -> float | None:
     return best_r2(features, data.targets.numpy()[chosen], val_features, data.val_targets.numpy())
 
 
-def _batches(objective: Objective, batch_size: int | None = None) -> Batches:
-    settings, data = objective.config.training, objective.data
-    related = settings.batches
+def _batches(objective: Objective, batch_size: int) -> Batches:
+    related, data = objective.config.training.batches, objective.data
     if related is None:
-        return Batches(len(data.rows), settings.batch_size if batch_size is None else batch_size)
-    return Batches(len(data.rows), settings.batch_size, data.groups, related.groups)
+        return Batches(len(data.rows), batch_size)
+    return Batches(len(data.rows), batch_size, data.groups, related.groups)
 
 
 def initial_scales(objective: Objective) -> dict[str, float]:
@@ -276,5 +277,5 @@ def initial_scales(objective: Objective) -> dict[str, float]:
     if scales == "none":
         return {}
     rows = objective.data.rows
-    first = _batches(objective).of_step(0, seed=settings.seed)
+    first = _batches(objective, settings.batch_size).of_step(0, seed=settings.seed)
     return objective.measure_scales(rows[first.to(rows.device)])
