@@ -258,6 +258,13 @@ def test_torch_is_not_loaded_with_specs_stores_and_zoos() -> None:
         assert guilty == {}, start
 
 
+def test_a_worker_loads_no_more_than_its_first_step_needs() -> None:
+    closure = eager_closure("zookeeper.build.worker")
+    assert "torch" in {target.partition(".")[0] for target in closure}
+    guilty = {target: by for target, by in closure.items() if target.partition(".")[0] in ("pandas", "scipy", "ray")}
+    assert guilty == {}
+
+
 def test_the_door_loads_neither_torch_nor_ray_nor_pandas() -> None:
     code = (
         "import sys, zookeeper\n"
