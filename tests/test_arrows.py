@@ -72,6 +72,7 @@ FENCES: dict[str, tuple[str, ...]] = {
     "pyarrow": ("zookeeper/store/", "zookeeper/publish/"),
     "yaml": ("zookeeper/spec/document.py",),
     "triton": ("zookeeper/population/triton_kernels.py",),
+    "llvmlite": ("zookeeper/population/pooling_kernels.py",),
     "fsspec": ("zookeeper/store/remote.py",),
 }
 TORCH_FREE = ("zookeeper.spec", "zookeeper.store", "zookeeper", "zookeeper.zoo", "zookeeper.query", "zookeeper.errors")

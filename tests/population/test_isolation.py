@@ -11,7 +11,7 @@ import torch
 
 from zookeeper.errors import InputError
 from zookeeper.nets.initialise import init_names, initialise_rows
-from zookeeper.population import Cohort, EpochResult, Population, train, train_cohort
+from zookeeper.population import Cohort, EpochResult, Population, tiles, train_cohort
 
 SAME_SEED, OWN_SEEDS, MIXED_SEEDS = (4,) * 10, tuple(range(10)), (1, 1, 2, 5, 5, 5, 7, 1, 9, 2)
 
@@ -81,8 +81,8 @@ def assert_same_bits(first: list[Snapshot], second: list[Snapshot], members: lis
 
 def set_tile(monkeypatch: pytest.MonkeyPatch, tile: int | None) -> None:
     if tile is not None:
-        monkeypatch.setattr(train, "_CACHE_BYTES", 1)
-        monkeypatch.setattr(train, "_MIN_TILE", tile)
+        monkeypatch.setattr(tiles, "_CACHE_BYTES", 1)
+        monkeypatch.setattr(tiles, "_MIN_TILE", tile)
 
 
 def assert_close(first: Snapshot, second: Snapshot, members: list[int]) -> None:
@@ -229,10 +229,10 @@ def test_tiles_cover_the_models_evenly(
 ) -> None:
     case = case_named("cnn-digits")
     population = Population(case.build(), case.image_shape)
-    tiles = train.tile_slices(population, num_models, batch_size, torch.device("cpu"))
-    assert [m for tile in tiles for m in range(tile.start, tile.stop)] == list(range(num_models))
-    assert {tile.stop - tile.start for tile in tiles} <= sizes
-    assert train.tile_slices(population, num_models, batch_size, torch.device("cuda")) == [slice(0, num_models)]
+    found = tiles.tile_slices(population, num_models, batch_size, torch.device("cpu"))
+    assert [m for tile in found for m in range(tile.start, tile.stop)] == list(range(num_models))
+    assert {tile.stop - tile.start for tile in found} <= sizes
+    assert tiles.tile_slices(population, num_models, batch_size, torch.device("cuda")) == [slice(0, num_models)]
 
 
 def test_wrong_cohorts_are_refused(case_named: Callable[[str], Any]) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from zookeeper.nets.initialise import initialise_rows
 from zookeeper.nets.parameters import load_row, row_of
-from zookeeper.population import Cohort, Population, TrainingData, train, train_cohort
+from zookeeper.population import Cohort, Population, TrainingData, tiles, train_cohort
 from zookeeper.population.randomness import DropoutStream, epoch_orders, stream_keys
 
 EPOCHS = 2
@@ -150,8 +150,8 @@ def test_together_equals_alone(name: str, optimizer: str, seeds: str, case_named
 def test_together_equals_alone_in_small_tiles(
     tile: int, case_named: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "_CACHE_BYTES", 1)
-    monkeypatch.setattr(train, "_MIN_TILE", tile)
+    monkeypatch.setattr(tiles, "_CACHE_BYTES", 1)
+    monkeypatch.setattr(tiles, "_MIN_TILE", tile)
     assert_equal_to_plain_torch(case_named("normed"), cohort_of(SEEDS["mixed"], "adam"))
 
 

@@ -18,7 +18,7 @@ from zookeeper.errors import StoreError
 from zookeeper.population import Population
 from zookeeper.population.choice import choose_lowerings
 from zookeeper.population.convolution import GROUPED, TRITON
-from zookeeper.population.train import tile_slices
+from zookeeper.population.tiles import tile_slices
 from zookeeper.population.triton_convolution import require_usable
 from zookeeper.store.files import create_durable
 from zookeeper.store.records import read_commits

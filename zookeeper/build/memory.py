@@ -16,8 +16,10 @@ from zookeeper.build.passes import FLOAT, LONG, Passes, product_of
 from zookeeper.population import Cohort, Population
 from zookeeper.population.convolution import GROUPED
 from zookeeper.population.evaluate import _passes as pass_sizes
+from zookeeper.population.pooled import pools_at_once
+from zookeeper.population.precision import FLOAT32
+from zookeeper.population.tiles import tile_slices
 from zookeeper.population.train import _INPUT_BYTES as INPUT_BYTES
-from zookeeper.population.train import tile_slices
 
 _SLOTS = {"adam": 2, "adamw": 2, "rmsprop": 2, "sgd": 1}
 _REORDERED = 3  # copies of the kernels of grouped convolutions, in the library's own orders; measured
@@ -116,7 +118,8 @@ def predict_memory(
         images=total * (pixels + 2 * LONG) + inputs,
         weights=matrix + slots,
         orders=_ORDER_COPIES * order,
-        training=order + _step_bytes(population, cohort, largest, shared=seeds == 1, from_bytes=stays_bytes),
+        training=order
+        + _step_bytes(population, cohort, largest, shared=seeds == 1, from_bytes=stays_bytes, on_host=on_host),
         evaluation=evaluation + (images * pixels if stays_bytes else 0),
         scratch=_REORDERED * FLOAT * largest * _grouped_weights(population) if on_host else 0,
         checkpoints=4 * max(commit_bytes, matrix) + 3 * (matrix + slots) if commit_bytes else 0,
@@ -134,7 +137,9 @@ def _grouped_weights(population: Population) -> int:
     )
 
 
-def _step_bytes(population: Population, cohort: Cohort, tile: int, *, shared: bool, from_bytes: bool) -> int:
+def _step_bytes(
+    population: Population, cohort: Cohort, tile: int, *, shared: bool, from_bytes: bool, on_host: bool
+) -> int:
     """Peak of one training step beyond what stays between steps."""
     passes = Passes(
         population,
@@ -143,6 +148,7 @@ def _step_bytes(population: Population, cohort: Cohort, tile: int, *, shared: bo
         shared=shared,
         drops=any(p > 0 for p in cohort.dropout),
         precision=cohort.precision,
+        pools_at_once=on_host and cohort.precision == FLOAT32 and pools_at_once(),
     )
     images, row = passes.size(0), FLOAT * tile * population.layout.num_weights
     copies = 2 if population.stacks_images and not shared else 1

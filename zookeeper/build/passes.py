@@ -1,7 +1,8 @@
 """What one pass through a stack of networks keeps in memory, walked through operation by operation.
 
 The walk is over the population's own instructions, so it knows the lowering of every convolution: a grouped one keeps
-its input, an unfolded one copies its patches, a fused one never writes what lies inside of it. Under bfloat16 autocast
+its input, an unfolded one copies its patches, a fused one never writes what lies inside of it, a pooled one on a CPU
+writes it in parts. Under bfloat16 autocast
 values are as wide as the engine leaves them: products give two bytes, what dropout multiplies is float32 again.
 """
 
@@ -16,10 +17,12 @@ from zookeeper.population import Population
 from zookeeper.population.convolution import GROUPED, UNFOLD, takes_patches
 from zookeeper.population.fusion import Fusion
 from zookeeper.population.precision import BF16
+from zookeeper.population.tiles import part_size
 from zookeeper.population.triton_convolution import BLOCKS, KEPT_BEFORE
 
 FLOAT, LONG = 4, 8
 _MASK_BYTES = 17  # per number, beside mask and output, while the mask is drawn from 64-bit hashes
+_BLOCK = 16  # channels
 _LOSS_FLOATS = 4  # per image, beside logits and their gradient, while the loss is computed
 _PRODUCTS = ("conv", "linear")
 _WEIGHTED = (*_PRODUCTS, "batchnorm")
@@ -28,12 +31,16 @@ _ANY_FORM = ("flatten", "activation", "dropout", "output")
 
 @dataclass(frozen=True)
 class Unit:
-    """One operation, or all those of a fused kernel: the number of its value, what it reads, its first operation."""
+    """One operation, or several that are one: the number of their value, what they read, the first of them.
+
+    ``fusion`` is that of a fused kernel; ``part`` is how many images a pooled convolution of a CPU takes at once, or 0.
+    """
 
     number: int
     inputs: tuple[int, ...]
     op: Op
-    fusion: Fusion | None
+    fusion: Fusion | None = None
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Passes:
         Whether a network has dropout above 0.
     precision
         Of products; evaluation is float32.
+    pools_at_once
+        Whether convolutions run with their pooling as one (`zookeeper.population.pooled`): in training on a CPU.
     """
 
     def __init__(
@@ -66,16 +75,21 @@ class Passes:
         shared: bool,
         drops: bool = False,
         precision: str = "float32",
+        pools_at_once: bool = False,
     ) -> None:
         self.population, self.ops = population, population.graph.ops
         self.num_models, self.num_images, self.shared, self.drops = num_models, num_images, shared, drops
         self.product = 2 if precision == BF16 else FLOAT
-        self.units = [Unit(0, (), self.ops[0], None)]
+        self.units = [Unit(0, (), self.ops[0])]
         for one in population.instructions:
+            first = one.ops[0][1]
             if one.fusion is not None:
-                self.units.append(Unit(one.result, one.inputs, one.ops[0][1], one.fusion))
+                self.units.append(Unit(one.result, one.inputs, first, one.fusion))
+            elif pools_at_once and len(one.ops) > 1:
+                part = part_size(population.activation_floats, product_of(first.shape), num_images)
+                self.units.append(Unit(one.result, one.inputs, first, part=part))
             else:
-                self.units += [Unit(number, op.inputs, op, None) for number, op in one.ops]
+                self.units += [Unit(number, op.inputs, op) for number, op in one.ops]
         self.fused = {unit.number for unit in self.units if unit.fusion is not None}
         self.last = self.units[-1].number
 
@@ -127,6 +141,7 @@ class Passes:
     def kept(self, unit: Unit) -> Kept:
         """Everything the backward pass of a unit reads."""
         op, count = unit.op, self.count(unit.number)
+        choice = count if unit.part else 0
         sources = frozenset(self.home(source) for source in unit.inputs)
         weights = self.num_models * self.num_weights(op)
         if unit.number == 0:
@@ -139,9 +154,9 @@ class Passes:
             found = self._of_sources(unit, beside)
             return Kept(found.values | {self.home(unit.number)}, found.beside)
         if self.copies_patches(unit):
-            return Kept(frozenset(), self.product * (self.patches(unit) + weights))
+            return Kept(frozenset(), self.product * (self.patches(unit) + weights) + choice)
         if op.kind == "conv":
-            return self._of_sources(unit, self.product * weights)
+            return self._of_sources(unit, self.product * weights + choice)
         if op.kind == "linear":
             return self._of_sources(unit, 0 if self.product == FLOAT else self.product * weights)
         if op.kind in ("batchnorm", "avgpool", "adaptive_avgpool"):
@@ -194,9 +209,21 @@ class Passes:
         copies = 1 if self.is_shared(unit.inputs[0]) else self.num_models
         return copies * self.num_images * product_of(unit.op.shape[1:]) * product_of(kernel[1:])
 
+    def whole(self, unit: Unit) -> int:
+        """Bytes of the output of a convolution before its pooling, of the images that are taken together."""
+        return FLOAT * self.num_models * unit.part * product_of(unit.op.shape)
+
+    def blocked(self, unit: Unit) -> int:
+        """Bytes of the gradient of kernels as a CPU's library sums it up: channels of a network in blocks of 16."""
+        out_channels, channels, *kernel = self.population.layout.block(f"{unit.op.layer}.weight").shape
+        blocks = [-(-count // _BLOCK) * _BLOCK for count in (out_channels, channels)]
+        return FLOAT * self.num_models * product_of((*blocks, *kernel))
+
     def passing(self, unit: Unit) -> int:
         """Bytes that live only while a unit runs forward."""
         op = unit.op
+        if unit.part:
+            return 2 * FLOAT * self.num_models * self.num_weights(op) + self.whole(unit)
         copies = sum(self.size(source) for source in unit.inputs if self.restacks(unit, source))
         if op.kind == "dropout" and self.drops:
             return _MASK_BYTES * self.count(unit.number)
@@ -249,6 +276,11 @@ class Passes:
 
     def _passing_back(self, unit: Unit) -> int:
         """Bytes that live only while a unit runs backward."""
+        if unit.part:
+            images = FLOAT * self.num_models * self.num_images
+            returned = 0 if self.is_input(unit.inputs[0]) else self.size(self.home(unit.inputs[0]))
+            biases, part = images * unit.op.shape[0], returned * unit.part // self.num_images
+            return self.whole(unit) + biases + self.blocked(unit) + (part if unit.part < self.num_images else 0)
         if unit.fusion is not None:
             places = self.num_images * product_of(self.ops[unit.number].shape[1:])
             parts = -(-places // BLOCKS.part) * FLOAT * self.num_models * self.num_weights(unit.op)

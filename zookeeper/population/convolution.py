@@ -71,7 +71,7 @@ def convolve(
     torch.Tensor
         ``[B, M*C_out, H', W']``, channels last in memory.
     """
-    num_models, out_channels = weight.shape[:2]
+    num_models = len(weight)
     groups = int(options["groups"])
     if shared and groups == 1 and not x.requires_grad:
         return _convolve_shared(x, weight, bias, options)
@@ -83,8 +83,7 @@ def convolve(
     if lowering == TRITON and not shared and takes(x) and is_fusible(options, tuple(weight.shape[-2:])):
         members = torch.unflatten(x, 1, (num_models, -1)).transpose(0, 1)
         return stack_images(convolve_fused(members, weight, bias, padding=options["padding"][0]))
-    kernels = weight.reshape(num_models * out_channels, *weight.shape[2:])
-    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    kernels = _as_kernels(weight)
     result = F.conv2d(
         x,
         kernels,
@@ -95,6 +94,41 @@ def convolve(
         1 if shared else num_models * groups,
     )
     return result.contiguous(memory_format=torch.channels_last)
+
+
+def as_grouped(
+    x: torch.Tensor, weight: torch.Tensor, options: Mapping[str, Any], *, shared: bool
+) -> tuple[torch.Tensor, torch.Tensor, Mapping[str, Any], int]:
+    """Write the convolution of a stack as one of torch: images, kernels, options and groups, all channels last.
+
+    Parameters
+    ----------
+    x, weight
+        As for `convolve`.
+    """
+    num_models, _, in_channels = weight.shape[:3]
+    groups = int(options["groups"])
+    if not shared:
+        return x.contiguous(memory_format=torch.channels_last), _as_kernels(weight), options, num_models * groups
+    if groups > 1:
+        return x.repeat(1, num_models, 1, 1), _as_kernels(weight), options, num_models * groups
+    if x.requires_grad or not takes_patches(in_channels):
+        return x.contiguous(memory_format=torch.channels_last), _as_kernels(weight), options, 1
+    patches = _flat_patches(x, weight, options)
+    kernels = weight.flatten(2).flatten(0, 1)[:, :, None, None]
+    of_one_pixel = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+    return patches.permute(0, 3, 1, 2), kernels.contiguous(memory_format=torch.channels_last), of_one_pixel, 1
+
+
+def _as_kernels(weight: torch.Tensor) -> torch.Tensor:
+    """Kernels ``[M, O, C, k, k]`` of a stack as those of one network, ``[M*O, C, k, k]``, channels last."""
+    return weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _flat_patches(x: torch.Tensor, weight: torch.Tensor, options: Mapping[str, Any]) -> torch.Tensor:
+    """Patches ``[B, H', W', C*k*k]`` of images that all networks share."""
+    windows = image_patches(x, (weight.shape[-2], weight.shape[-1]), options)
+    return windows.permute(0, 2, 3, 1, 4, 5).flatten(3)
 
 
 def takes_patches(in_channels: int) -> bool:
@@ -113,9 +147,9 @@ def _convolve_shared(
         x, kernels = (v.contiguous(memory_format=torch.channels_last) for v in (x, kernels))
         result = F.conv2d(x, kernels, biases, options["stride"], options["padding"], options["dilation"])
         return result.contiguous(memory_format=torch.channels_last)
-    windows = image_patches(x, (height, width), options)
-    num_images, _, out_height, out_width = windows.shape[:4]
-    patches = windows.permute(0, 2, 3, 1, 4, 5).reshape(num_images, out_height * out_width, -1)
+    patches = _flat_patches(x, weight, options)
+    num_images, out_height, out_width, _ = patches.shape
+    patches = patches.flatten(1, 2)
     if prefers_convolution(patches):
         pixels = patches.unsqueeze(2).permute(0, 3, 1, 2)  # [B, C*k*k, H'*W', 1], channels last
         wide = F.conv2d(pixels, kernels.flatten(1)[:, :, None, None], biases).permute(0, 2, 3, 1)

@@ -91,7 +91,7 @@ class Population:
         readers = [one for one in self.instructions if 0 in one.inputs]
         return not self.flattens_first and any(one.fusion is None for one in readers)
 
-    @property
+    @cached_property
     def activation_floats(self) -> int:
         """Numbers that one network produces on its way from one image to its logits."""
         total = 0
@@ -147,7 +147,9 @@ class Population:
             else torch.unflatten(piece, 1, block.shape)
             for block, piece in zip(self.layout.blocks, pieces, strict=True)
         }
-        state = Pass(parts, num_models, images.shape[0 if shared else 1], dropout, self.lowerings)
+        state = Pass(
+            parts, num_models, images.shape[0 if shared else 1], dropout, self.lowerings, self.activation_floats
+        )
         state.training = training
         first = stack_images(images) if self.stacks_images and not shared else images
         values: dict[int, Value] = {0: (first, shared)}

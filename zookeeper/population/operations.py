@@ -7,6 +7,7 @@ networks share, such as evaluation images, is kept once until the first layer wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,11 @@ import torch
 from torch.nn import functional as F
 
 from zookeeper.nets.graph import Graph, Op
-from zookeeper.population.convolution import GROUPED, TRITON, convolve, stack_images
-from zookeeper.population.fusion import Fusion, find_fusions, pools_by_two
+from zookeeper.population.convolution import GROUPED, TRITON, as_grouped, convolve, stack_images
+from zookeeper.population.fusion import Fusion, activation_name, find_fusions, pools_by_two
+from zookeeper.population.pooled import Settings, convolve_pooled
+from zookeeper.population.pooled import takes as takes_pooled
+from zookeeper.population.tiles import part_size
 from zookeeper.population.triton_convolution import convolve_fused, takes
 
 if TYPE_CHECKING:
@@ -36,12 +40,14 @@ class Pass:
         num_images: int,
         dropout: DropoutStream | None,
         lowerings: Mapping[str, str],
+        num_floats: int,
     ) -> None:
         self.parts = parts
         self.num_models = num_models
         self.num_images = num_images
         self.dropout = dropout
         self.lowerings = lowerings
+        self.num_floats = num_floats
         self.statistics: dict[str, torch.Tensor] = {}
         self.training = False
 
@@ -50,8 +56,9 @@ class Pass:
 class Instruction:
     """One operation of the graph with its number, or several that are carried out as one.
 
-    Those are the operations of a fused kernel, or a convolution with the pooling that alone reads it. The result is
-    the value of the last operation; ``last_read`` lists values that nobody reads afterwards.
+    Those are the operations of a fused kernel, or a convolution with the max-pooling that alone reads it and a ReLU
+    after or before that. The result is the value of the last operation; ``last_read`` lists values that nobody reads
+    afterwards.
     """
 
     ops: tuple[tuple[int, Op], ...]
@@ -77,7 +84,7 @@ def plan_instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[Instr
         if lowerings.get(graph.ops[number].layer) == TRITON
     }
     runs = {number: fusion.numbers for number, fusion in fusions.items()}
-    runs = {number: (number, pool) for number, pool in _pooled_convolutions(graph, lowerings)} | runs
+    runs = _pooled_convolutions(graph, lowerings) | runs
     inside = {passed for run in runs.values() for passed in run[1:]}
     work = []
     for number in range(1, len(graph.ops)):
@@ -91,20 +98,35 @@ def plan_instructions(graph: Graph, lowerings: Mapping[str, str]) -> tuple[Instr
     )
 
 
-def _pooled_convolutions(graph: Graph, lowerings: Mapping[str, str]) -> list[tuple[int, int]]:
-    """Grouped convolutions with a bias whose only reader is a max-pooling, each with its pooling."""
+def _pooled_convolutions(graph: Graph, lowerings: Mapping[str, str]) -> dict[int, tuple[int, ...]]:
+    """Grouped convolutions with a bias that a max-pooling reads, each with it and with a ReLU before or after it."""
     readers: dict[int, list[int]] = {}
     for number, op in enumerate(graph.ops):
         for source in op.inputs:
             readers.setdefault(source, []).append(number)
-    return [
-        (number, readers[number][0])
-        for number, op in enumerate(graph.ops)
-        if op.kind == "conv"
-        and op.options["bias"]
-        and lowerings.get(op.layer, GROUPED) == GROUPED
-        and [graph.ops[reader].kind for reader in readers[number]] == ["maxpool"]
-    ]
+
+    def next_of(number: int, kind: str) -> int | None:
+        """Number of the operation that alone reads a value, if it is max-pooling or, for an activation, ReLU."""
+        found = readers.get(number, [])
+        if len(found) != 1 or graph.ops[found[0]].kind != kind:
+            return None
+        is_relu = kind == "maxpool" or activation_name(graph.ops[found[0]].options["fn"]) == "relu"
+        return found[0] if is_relu else None
+
+    runs: dict[int, tuple[int, ...]] = {}
+    for number, op in enumerate(graph.ops):
+        is_grouped = op.kind == "conv" and lowerings.get(op.layer, GROUPED) == GROUPED
+        if not is_grouped or not op.options["bias"]:
+            continue
+        pool, relu = next_of(number, "maxpool"), next_of(number, "activation")
+        if pool is not None:
+            relu = next_of(pool, "activation")
+            runs[number] = (number, pool) if relu is None else (number, pool, relu)
+        elif relu is not None:
+            pool = next_of(relu, "maxpool")
+            if pool is not None:
+                runs[number] = (number, relu, pool)
+    return runs
 
 
 _ANY_FORM = ("flatten", "activation", "dropout", "output")
@@ -114,8 +136,9 @@ def carry_out(state: Pass, one: Instruction, inputs: list[Value]) -> Value:
     """Compute the result of an instruction from the values it reads."""
     if one.fusion is not None and takes(inputs[0][0]):
         return _fused(state, one.ops[0][1], one.fusion, inputs[0])
-    if one.fusion is None and len(one.ops) == 2:
-        return _conv_pooled(state, one.ops[0][1], one.ops[1][1], inputs[0])
+    if one.fusion is None and len(one.ops) > 1:
+        named = {op.kind: op for _, op in one.ops}
+        return _conv_pooled(state, named["conv"], named["maxpool"], named.get("activation"), inputs[0])
     for number, op in one.ops:
         if op.kind not in _ANY_FORM:
             inputs = [(stack_images(x) if x.ndim == 5 else x, shared) for x, shared in inputs]
@@ -156,16 +179,22 @@ def _conv(state: Pass, op: Op, number: int, value: Value) -> Value:
     return convolve(value[0], weight, bias, op.options, shared=value[1], lowering=lowering), False
 
 
-def _conv_pooled(state: Pass, op: Op, pool: Op, value: Value) -> Value:
-    """Add the bias after pooling, which is the same: a constant commutes with a maximum, also in rounding.
+def _conv_pooled(state: Pass, op: Op, pool: Op, relu: Op | None, value: Value) -> Value:
+    """Add the bias and apply ReLU after pooling, which is the same: both commute with a maximum, also in rounding.
 
-    On the smaller image it costs less, its gradient above all.
+    On the smaller image they cost less, their gradients above all.
     """
     x, shared = value
     x = stack_images(x) if x.ndim == 5 else x
-    out = convolve(x, state.parts[f"{op.layer}.weight"], None, op.options, shared=shared, lowering=GROUPED)
-    bias = state.parts[f"{op.layer}.bias"].to(out.dtype).reshape(1, -1, 1, 1)
-    return _max_pool(out, pool.options).add_(bias), False
+    weight, bias = state.parts[f"{op.layer}.weight"], state.parts[f"{op.layer}.bias"]
+    if takes_pooled(x, weight) and pools_by_two(pool.options):
+        x, kernels, options, groups = as_grouped(x, weight, op.options, shared=shared)
+        part = part_size(state.num_floats, math.prod(op.shape), len(x))
+        settings = Settings.of(options, groups=groups, relu=relu is not None, part=part)
+        return convolve_pooled(x, kernels, bias.reshape(-1), settings), False
+    out = convolve(x, weight, None, op.options, shared=shared, lowering=GROUPED)
+    pooled = _max_pool(out, pool.options).add_(bias.to(out.dtype).reshape(1, -1, 1, 1))
+    return pooled if relu is None else relu.options["fn"](pooled), False
 
 
 def _linear(state: Pass, op: Op, number: int, value: Value) -> Value:

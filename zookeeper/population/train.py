@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,9 +31,8 @@ from zookeeper.population.randomness import (
 )
 from zookeeper.population.schedule import NO_SCHEDULE, Schedule
 from zookeeper.population.stepping import TileSteps
+from zookeeper.population.tiles import cut, tile_slices
 
-_CACHE_BYTES = 8_000_000
-_MIN_TILE = 4
 _INPUT_BYTES = 200_000_000
 
 
@@ -135,29 +133,6 @@ class EpochResult:
     evaluations: dict[str, Evaluation]
     diverged: torch.Tensor
     state: dict[str, torch.Tensor]
-
-
-def tile_slices(population: Population, num_models: int, batch_size: int, device: torch.device) -> list[slice]:
-    """Cut M models into even tiles whose activations fit the cache (on a GPU: one tile)."""
-    if device.type != "cpu":
-        return [slice(0, num_models)]
-    per_model = 4 * population.activation_floats * batch_size
-    size = max(_MIN_TILE, _CACHE_BYTES // per_model)
-    num_tiles = -(-num_models // size)
-    bounds = [round(number * num_models / num_tiles) for number in range(num_tiles + 1)]
-    return [slice(a, b) for a, b in pairwise(bounds)]
-
-
-def cut(whole: slice, tile: int) -> list[slice]:
-    """Cut a slice of models into even parts of at most ``tile``.
-
-    >>> cut(slice(4, 11), 3)
-    [slice(4, 6, None), slice(6, 8, None), slice(8, 11, None)]
-    """
-    num = whole.stop - whole.start
-    count = -(-num // tile)
-    bounds = [whole.start + num * number // count for number in range(count + 1)]
-    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def _stored_inputs(data: TrainingData, dtype: torch.dtype) -> torch.Tensor:
