@@ -10,8 +10,8 @@ import torch
 if TYPE_CHECKING:
     from zookeeper.population.lower import Population
 
-_CACHE_BYTES = 8_000_000  # activations of a tile
-_PART_BYTES = 2_000_000  # output of a convolution of one part
+_CACHE_BYTES = 40_000_000  # activations of a tile; measured (docs/log.md)
+_PART_BYTES = 3_000_000  # output of a convolution of one part; measured
 _MIN_TILE = 4
 
 
@@ -26,7 +26,7 @@ def tile_size(num_floats: int, num_images: int) -> int:
     Examples
     --------
     >>> tile_size(30_000, 32), tile_size(100, 16)
-    (4, 1250)
+    (10, 6250)
     """
     return max(_MIN_TILE, _CACHE_BYTES // (4 * num_floats * num_images))
 
@@ -65,7 +65,7 @@ def part_size(num_floats: int, num_outputs: int, num_images: int) -> int:
     Examples
     --------
     >>> part_size(30_000, 14_400, 32), part_size(30_000, 2_000, 32)
-    (8, 32)
+    (5, 32)
     """
     output = 4 * num_outputs * num_images * tile_size(num_floats, num_images)
     num_parts = min(num_images, -(-output // _PART_BYTES))
