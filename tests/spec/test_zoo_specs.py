@@ -18,7 +18,7 @@ from zookeeper.spec.plan import make_plan
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "zoo_specs").rglob("*.yaml"))
 FOLDERS = {
-    "cpu": 1,
+    "cpu": 2,
     "": 1,
     "model_zoo_dataset": 27,
     "self_supervised": 6,
