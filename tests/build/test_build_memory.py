@@ -55,6 +55,7 @@ CASES = {
     "cnn-large shared": Case("cnn-large", LARGE, 32, 8, one_seed=True),
     "bf16 large shared": Case("cnn-large", LARGE, 32, 8, one_seed=True, precision="bf16"),
     "lenet5": Case("lenet5", LARGE, 32, 8, "rmsprop", "silu"),
+    "lenet5 relu": Case("lenet5", LARGE, 32, 8),
     "bf16": Case("cnn-large", LARGE, 32, 8, precision="bf16"),
     "bf16 dropout": Case("cnn-small", SMALL, 10, 16, "sgd", "gelu", 0.3, precision="bf16"),
     "bf16 shared": Case("cnn-small", SMALL, 10, 32, activation="tanh", one_seed=True, precision="bf16"),

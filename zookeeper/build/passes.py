@@ -15,7 +15,7 @@ import torch
 from zookeeper.nets.graph import Op
 from zookeeper.population import Population
 from zookeeper.population.convolution import GROUPED, UNFOLD, takes_patches
-from zookeeper.population.fusion import Fusion
+from zookeeper.population.fusion import Fusion, pools_by_two
 from zookeeper.population.precision import BF16
 from zookeeper.population.tiles import part_size
 from zookeeper.population.triton_convolution import BLOCKS, KEPT_BEFORE
@@ -85,9 +85,14 @@ class Passes:
             first = one.ops[0][1]
             if one.fusion is not None:
                 self.units.append(Unit(one.result, one.inputs, first, one.fusion))
-            elif pools_at_once and len(one.ops) > 1:
+            elif pools_at_once and any(op.kind == "maxpool" and pools_by_two(op.options) for _, op in one.ops[1:]):
                 part = part_size(population.activation_floats, product_of(first.shape), num_images)
                 self.units.append(Unit(one.result, one.inputs, first, part=part))
+            elif one.ops[-1][1].kind == "maxpool" and len(one.ops) == 3:  # ReLU comes last, and small
+                self.units += [
+                    Unit(one.ops[0][0], one.inputs, first),
+                    Unit(one.result, one.ops[1][1].inputs, one.ops[2][1]),
+                ]
             else:
                 self.units += [Unit(number, op.inputs, op) for number, op in one.ops]
         self.fused = {unit.number for unit in self.units if unit.fusion is not None}
