@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -48,12 +48,7 @@ OWN: dict[str, Callable[[], nn.Module]] = {"tied": Tied, "slim-resnet": slim_res
 ALL = (*(name for name in architecture_names() if name != "resnet18-cifar"), *OWN)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache
