@@ -2,8 +2,8 @@
 
 The walk is over the population's own instructions, so it knows the lowering of every convolution: a grouped one keeps
 its input, an unfolded one copies its patches, a fused one never writes what lies inside of it, a pooled one on a CPU
-writes it in parts. Under bfloat16 autocast
-values are as wide as the engine leaves them: products give two bytes, what dropout multiplies is float32 again.
+writes it in parts. Under bfloat16 autocast values are as wide as the engine leaves them: products give two bytes, what
+dropout multiplies is float32 again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zookeeper.population.triton_convolution import BLOCKS, KEPT_BEFORE
 
 FLOAT, LONG = 4, 8
 _MASK_BYTES = 17  # per number, beside mask and output, while the mask is drawn from 64-bit hashes
-_BLOCK = 16  # channels
+_BLOCK = 16  # channels that a CPU's library keeps together
 _LOSS_FLOATS = 4  # per image, beside logits and their gradient, while the loss is computed
 _PRODUCTS = ("conv", "linear")
 _WEIGHTED = (*_PRODUCTS, "batchnorm")

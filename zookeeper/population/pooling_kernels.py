@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -42,10 +43,13 @@ class Kernels:
     spread
         ``gradient, choice, images, bias, B, H, W, C``: writes the gradient of the images, but for a last odd row or
         column, and adds that of the bias, for each image, to ``bias [B, C]``.
+    engine
+        Holds the memory of their code.
     """
 
     pool: Callable[..., None]
     spread: Callable[..., None]
+    engine: Any
 
 
 @cache
@@ -67,11 +71,7 @@ def compiled() -> Kernels:
         found: Callable[..., None] = kind(engine.get_function_address(name))
         return found
 
-    _ENGINES.append(engine)  # its memory holds the code
-    return Kernels(function("pool", *_POOL), function("spread", *_SPREAD))
-
-
-_ENGINES: list[Any] = []
+    return Kernels(function("pool", *_POOL), function("spread", *_SPREAD), engine)
 
 
 class _Values:
@@ -142,7 +142,7 @@ def _define(
         with _loop(builder, _index(0), half_height, 1) as i, _loop(builder, _index(0), half_width, 1) as j:
             top = v.add(v.times(image, v["height"], row), v.times(two, i, row), v.times(two, j, channels))
             to = v.times(v.add(v.times(v.add(v.times(image, half_height), i), half_width), j), channels)
-            for lanes, start, stop in zip(LANES, (_index(0), *ends), ends, strict=False):
+            for lanes, (start, stop) in zip(LANES, pairwise((_index(0), *ends)), strict=True):
                 with _loop(builder, start, stop, lanes) as c:
                     at = v.add(top, c)
                     below = v.add(at, row)

@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def prepare_process(num_threads: int = 1) -> None:
     """Set torch's threads and, on Linux with glibc, keep freed memory inside the process.
 
-    Changes speed only, never results. Call once at the start of a worker process.
+    Changes speed and, with the number of threads, the last bits of trainings. Call once at the start of a worker.
     """
     torch.set_num_threads(num_threads)
     if not sys.platform.startswith("linux"):
