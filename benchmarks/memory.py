@@ -61,6 +61,11 @@ CASES = (
     Case("cnn-small", SMALL, 10, 3_000, 2_000),
     Case("cnn-large", LARGE, 32, 1_200, 2_000),
     Case("lenet5", LARGE, 32, 400, 2_000),
+    Case("cnn-medium", SMALL, 10, 60, 2_000),
+    Case("smallcnn-google", SMALL, 16, 120, 2_000),
+    Case("cnn-residual", SMALL, 10, 60, 2_000),
+    Case("cnn-large", LARGE, 16, 200, 2_000, dropout=0.5),
+    Case("cnn-medium", SMALL, 10, 60, 2_000, precision="bf16"),
 )
 
 

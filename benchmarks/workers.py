@@ -1,9 +1,9 @@
 """Whole builds as a user starts them: one worker against two, and the time until training begins.
 
 A build is the wall time of one `zookeeper build` command in a process of its own, from its start to its end:
-interpreter, imports, Ray, images, training, evaluation and shards are all in it. The time to the first step ends where
-a worker enters its first optimiser step: an architecture of the benchmark's own, which every worker imports, notes it.
-Builds that are compared run in turns.
+interpreter, imports, the cut into cohorts, Ray, images, training, evaluation and shards are all in it. The time to the
+first step ends where a worker enters its first optimiser step: an architecture of the benchmark's own, which every
+worker imports, notes it. Builds that are compared run in turns.
 
 How much two workers can win at all is measured in the same rounds: the same cohorts, trained and evaluated by the
 engine alone, in one plain process and in two that know nothing of each other. No Ray, no store, no start-up: what two
@@ -70,10 +70,13 @@ import sys
 from pathlib import Path
 
 from zookeeper import Workers, build_zoo, load_spec, make_plan
+from zookeeper.build.fit import fit_plan, memory_budget
 
 spec, out, workers, backend = sys.argv[1:]
 who = Workers(num_workers=int(workers), backend=backend)
-build_zoo(make_plan(load_spec(Path(spec))), Path(out), who, show_progress=False)
+plan = make_plan(load_spec(Path(spec)))
+plan = fit_plan(plan, budget=memory_budget("cpu", who.num_workers), num_workers=who.num_workers, strict=False)
+build_zoo(plan, Path(out), who, show_progress=False)
 """
 
 PLAIN = """
@@ -83,6 +86,7 @@ from pathlib import Path
 import torch
 
 from zookeeper import load_spec, make_plan
+from zookeeper.build.fit import fit_plan
 from zookeeper.build.job import CohortJob, image_json, load_spec_images, population_of
 from zookeeper.build.lowerings import decide_lowerings
 from zookeeper.build.worker import cohort_factors, initial_rows, training_data
@@ -91,7 +95,8 @@ from zookeeper.population.process import prepare_process
 
 spec, part, parts = load_spec(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
 prepare_process(1)
-plan, images = make_plan(spec), load_spec_images(image_json(spec))
+plan = fit_plan(make_plan(spec), budget=1 << 40, num_workers=parts)
+images = load_spec_images(image_json(spec))
 cohorts = plan.cohorts[part::parts]
 first = cohorts[0].models
 population = population_of(first[0], images)

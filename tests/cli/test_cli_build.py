@@ -243,11 +243,11 @@ def test_bad_shards_are_refused_before_anything_is_written(shard: str, run: Run,
 
 
 def test_memory_decides_the_size_of_cohorts(run: Run, spec: Path, tmp_path: Path) -> None:
-    words = run("plan", spec, "--memory", "128.5MB").out.split()
+    words = run("plan", spec, "--memory", "144.5MB").out.split()
     assert words[words.index("cohorts") + 1] != "1"
     assert "1 of 12 models" in run("plan", spec, "--memory", "1GB").out
     assert "1 of 12 models" in run("plan", spec).out
-    assert run("build", spec, "--out", tmp_path / "zoo", "--memory", "128.5MB", "--local").code == 0
+    assert run("build", spec, "--out", tmp_path / "zoo", "--memory", "144.5MB", "--local").code == 0
     assert len(zookeeper.open(tmp_path / "zoo").header.cohorts) > 1
     for command in ("plan", "build"):
         assert "expected a number and a unit" in run(command, spec, "--memory", "much").err

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from zookeeper.population import Cohort as Factors
 from zookeeper.population import Population
 from zookeeper.population.process import prepare_process
 from zookeeper.spec.grid import ModelConfig
-from zookeeper.spec.plan import SHARED_FACTORS, Cohort, Plan, make_plan
+from zookeeper.spec.plan import SHARED_FACTORS, Cohort, Plan, chunk_bounds, make_plan
 
 _SHARE = 0.8  # of what is free; the rest is for what no arithmetic knows
 _MOST = 2048
+_CLOSE = 1.02  # of the shortest time; larger cohorts are worth that much
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _ACCOUNTS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
@@ -83,7 +85,9 @@ def fit_plan(
     """Return the plan with cohorts whose training fits ``budget`` bytes.
 
     On the CPU, where larger cohorts gain nothing, a plan that fits is left as it is, unless it has fewer cohorts
-    than there are workers. On a GPU cohorts are as large as fits, as long as every worker has one.
+    than there are workers. On a GPU cohorts are as large as fits, as long as every worker has one. Cohorts that are
+    not of one seed each are then made somewhat smaller where workers end closer together that way: 1,200 models
+    in 19 cohorts would leave the second of two workers idle for a twentieth of the time, 20 do not.
 
     Parameters
     ----------
@@ -124,7 +128,38 @@ def fit_plan(
             )
         size = min(size, max(1, found)) if found < most else size
     same = size == max(len(cohort.models) for cohort in plan.cohorts)
-    return plan if same else make_plan(plan.spec, size)
+    if same and all(len({model.seed for model in cohort.models}) == 1 for cohort in plan.cohorts):
+        return plan  # images are gathered once for all models of a seed
+    even = even_size([len(models) for models in groups.values()], size, num_workers)
+    return plan if same and even == size else make_plan(plan.spec, even)
+
+
+def even_size(num_models: Sequence[int], most: int, num_workers: int) -> int:
+    """Most models in a cohort, for several workers to end together: the largest size up to ``most`` that will do.
+
+    Sizes down to half of ``most`` are tried; one that costs 2 % beyond the best will do.
+
+    Parameters
+    ----------
+    num_models
+        Models of each group that is cut into cohorts of its own; all cost the same.
+
+    Examples
+    --------
+    >>> even_size([1200], 64, 1), even_size([1200], 64, 2), even_size([40, 40], 64, 4)
+    (64, 63, 39)
+    """
+
+    def busy(size: int) -> int:
+        loads = [0] * num_workers
+        for count in num_models:
+            for start, stop in chunk_bounds(count, size):
+                heapq.heapreplace(loads, loads[0] + stop - start)
+        return max(loads)
+
+    loads = {size: busy(size) for size in range(most, (most - 1) // 2, -1)}
+    least = min(loads.values())
+    return next(size for size, load in loads.items() if load <= _CLOSE * least)
 
 
 def fit_jobs(jobs: tuple[CohortJob, ...], budget: int) -> tuple[CohortJob, ...]:

@@ -24,6 +24,7 @@ from zookeeper.population.train import _INPUT_BYTES as INPUT_BYTES
 _SLOTS = {"adam": 2, "adamw": 2, "rmsprop": 2, "sgd": 1}
 _REORDERED = 3  # copies of the kernels of grouped convolutions, in the library's own orders; measured
 _ORDER_COPIES = 3  # of an epoch's order while it is drawn: hashes, their scrambling, the sort
+_HEAP_BYTES = 16_000_000  # freed pieces that the C library keeps, of sizes that nobody asks for again; measured
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Memory:
         activations, gradients and, kept beside it, the epoch's order.
     scratch
         What a CPU's library takes for convolutions outside of torch's allocator, a measured share of their kernels.
+    heap
+        What the host's allocator keeps of freed memory; measured (docs/scaling.md), it does not grow with the cohort.
     checkpoints
         The buffer of checkpoints, the block that is committed meanwhile with its copies, and the stored training
         state; on the host, whatever the device.
@@ -54,6 +57,7 @@ class Memory:
     training: int
     evaluation: int
     scratch: int
+    heap: int
     checkpoints: int
     on_host: bool
 
@@ -65,7 +69,8 @@ class Memory:
         host's allocator keeps it in pieces of other sizes.
         """
         phases = self.training + max(self.orders, self.evaluation)
-        return self.images + self.weights + phases + self.scratch + (self.checkpoints if self.on_host else 0)
+        always = self.images + self.weights + self.scratch + self.heap
+        return always + phases + (self.checkpoints if self.on_host else 0)
 
 
 def predict_memory(
@@ -122,6 +127,7 @@ def predict_memory(
         + _step_bytes(population, cohort, largest, shared=seeds == 1, from_bytes=stays_bytes, on_host=on_host),
         evaluation=evaluation + (images * pixels if stays_bytes else 0),
         scratch=_REORDERED * FLOAT * largest * _grouped_weights(population) if on_host else 0,
+        heap=_HEAP_BYTES if on_host else 0,
         checkpoints=4 * max(commit_bytes, matrix) + 3 * (matrix + slots) if commit_bytes else 0,
         on_host=on_host,
     )

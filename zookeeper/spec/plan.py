@@ -119,9 +119,17 @@ def _chunks(models: tuple[ModelConfig, ...], size: int | None) -> Iterable[tuple
         if all(count in SEED_COHORT_SIZES for count in per_seed.values()):
             return [tuple(group) for _, group in itertools.groupby(models, key=lambda model: model.seed)]
         size = DEFAULT_COHORT_SIZE
-    num_chunks = -(-len(models) // size)
-    bounds = [len(models) * i // num_chunks for i in range(num_chunks + 1)]
-    return [models[start:stop] for start, stop in itertools.pairwise(bounds)]
+    return [models[start:stop] for start, stop in chunk_bounds(len(models), size)]
+
+
+def chunk_bounds(count: int, size: int) -> list[tuple[int, int]]:
+    """Cut ``count`` models into as few chunks of at most ``size`` as will do; they differ by one model at most.
+
+    >>> chunk_bounds(7, 3)
+    [(0, 2), (2, 4), (4, 7)]
+    """
+    num_chunks = -(-count // size)
+    return list(itertools.pairwise(count * i // num_chunks for i in range(num_chunks + 1)))
 
 
 def _name(index: int, models: tuple[ModelConfig, ...]) -> str:
