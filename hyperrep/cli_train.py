@@ -29,7 +29,7 @@ def train(
     from hyperrep.training.launch import launch, this_command
     from hyperrep.training.mixed_fit import fit_mixed
     from hyperrep.training.ranks import joined_ranks
-    from hyperrep.training.zoo import read_fit_data
+    from hyperrep.training.zoo import read_parts
     from zookeeper.population.process import prepare_process
 
     settings = load_config(config)
@@ -44,7 +44,7 @@ def train(
         return
     prepare_process(settings.training.threads)
     with joined_ranks(settings.training.device) as ranks:
-        parts = [read_fit_data(settings, zookeeper.open(source)) for source in sources]
+        parts = [part for source in sources for part in read_parts(settings, zookeeper.open(source))]
         fit_mixed(settings, parts, target, resume=not fresh, progress=sys.stderr.isatty(), ranks=ranks)
         if ranks.is_first:
             typer.echo(target)

@@ -21,7 +21,7 @@ from hyperrep.training.step import Objective
 from hyperrep.training.stopping import Stopping, check_watched
 from hyperrep.training.streams import keyed_generator
 from hyperrep.training.trainer import Trainer, initial_scales, run_identity
-from hyperrep.training.zoo import read_fit_data
+from hyperrep.training.zoo import read_parts
 from hyperrep.weights.scaling import Granularity, Scaling
 from zookeeper.errors import InputError
 from zookeeper.zoo import Zoo
@@ -38,8 +38,11 @@ def fit_zoos(
     progress: bool = False,
     allow_import: bool = False,
 ) -> HyperRepresentation | MixedRepresentation:
-    """Train on the train splits of several zoos; of one alone this is `hyperrep.training.zoo.fit_zoo`."""
-    parts = [read_fit_data(config, zoo, allow_import=allow_import) for zoo in zoos]
+    """Train on the train splits of several zoos; of one alone this is `hyperrep.training.zoo.fit_zoo`.
+
+    A zoo whose networks differ in activation counts as one zoo for each, if they must be run.
+    """
+    parts = [part for zoo in zoos for part in read_parts(config, zoo, allow_import=allow_import)]
     return fit_mixed(config, parts, out, resume=resume, progress=progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,6 +111,32 @@ def read_fit_data(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) 
     return data.aligned(Aligner(symmetry, _reference(config.align, zoo, train), config.align.seed))
 
 
+def read_parts(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) -> list[FitData]:
+    """Read from a zoo what a training needs, apart for each activation if networks must be run and differ in it.
+
+    `hyperrep.training.mixed_fit.fit_mixed` trains one autoencoder on the parts: one view and one scaling, and each
+    network runs with the activation that it has. Of a zoo of one activation, or without behaviour, this is one part.
+
+    Raises
+    ------
+    InputError
+        As `read_fit_data`; also if a part lacks a split, or ``model.statistics`` is set, which is for one part.
+    """
+    activations = sorted(zoo.frame["activation"].unique())
+    if part_weights(config.loss.gamma, config.loss.beta)["behaviour"] == 0 or len(activations) == 1:
+        return [read_fit_data(config, zoo, allow_import=allow_import)]
+    if config.model.statistics:
+        raise InputError(
+            f"{zoo.path}: networks with {', '.join(activations)}; with loss.behaviour their tokens have no statistics. "
+            "Set model.statistics to false, or train on one activation."
+        )
+    parts = []
+    for name in activations:
+        part = read_fit_data(config, zoo.query("activation == @name", name=name), allow_import=allow_import)
+        parts.append(replace(part, provenance={**part.provenance, "activation": name}))
+    return parts
+
+
 def _reference(settings: AlignSection, zoo: Zoo, train: _Rows) -> torch.Tensor:
     """The train row that all others are aligned to."""
     if settings.reference == "first":
@@ -149,7 +176,8 @@ def _architecture_of(zoo: Zoo, *, allow_import: bool, one_activation: bool) -> t
         factors = factors.drop_duplicates("architecture")
     if len(factors) != 1:
         raise InputError(
-            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first."
+            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first, "
+            "or train on several activations with hyperrep train or fit_zoos."
         )
     architecture, activation = (str(value) for value in factors.iloc[0])
     if ":" in architecture and not allow_import:

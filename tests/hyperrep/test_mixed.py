@@ -19,15 +19,18 @@ from hyperrep.cli import embed
 from hyperrep.cli_train import train
 from hyperrep.config import TrainConfig
 from hyperrep.models.placed import PlacedAutoencoder
+from hyperrep.objectives.behaviour import outputs_of
 from hyperrep.objectives.composite import LossParts
 from hyperrep.training.data import FitData
 from hyperrep.training.fit import fit
 from hyperrep.training.mixed import MixedRepresentation, load_for, load_mixed
-from hyperrep.training.mixed_fit import fit_mixed, part_of_step, rows_in_batch
+from hyperrep.training.mixed_fit import fit_mixed, fit_zoos, part_of_step, rows_in_batch
 from hyperrep.training.saved import HyperRepresentation, load
 from hyperrep.training.step import Objective
 from hyperrep.training.trainer import TrainingDivergedError
+from hyperrep.training.zoo import read_fit_data, read_parts
 from hyperrep.weights.alignment import Aligner
+from hyperrep.weights.scaling import Scaling
 from zookeeper.build import build_zoo
 from zookeeper.errors import InputError
 from zookeeper.nets.symmetry import Symmetry
@@ -276,3 +279,34 @@ def test_a_document_names_two_zoos_and_the_commands_serve_both(tmp_path: Path) -
     for zoo in zoos:
         embed(tmp_path / "model", zoo, tmp_path / "latents.csv")
         assert len(pd.read_csv(tmp_path / "latents.csv")) == len(zookeeper.open(zoo).frame)
+
+
+def test_a_zoo_of_several_activations_runs_each_network_with_its_own(tmp_path: Path) -> None:
+    text = SPEC.format(images="tetris", architecture="mlp").replace("activation: tanh, ", "")
+    (tmp_path / "zoo.yaml").write_text(text.replace("grid: {", "grid: {activation: [relu, tanh], "))
+    build_zoo(make_plan(load_spec(tmp_path / "zoo.yaml")), tmp_path / "zoo", show_progress=False)
+    zoo = zookeeper.open(tmp_path / "zoo")
+    settings = config(training={"steps": 4, "zoos_in_batch": "all"})
+    parts = read_parts(settings, zoo)
+    assert [part.provenance["activation"] for part in parts] == ["relu", "tanh"]
+    for part in parts:
+        assert part.population is not None
+        assert part.queries is not None
+        own = zoo.query("split == 'train' and activation == @name", name=part.provenance["activation"])
+        torch.testing.assert_close(part.rows, torch.from_numpy(own.weights()))
+        network = zoo.network(str(own.frame["model_id"].iloc[0]), int(own.frame["epoch"].iloc[0]))
+        outputs = outputs_of(part.population, part.rows[:1], part.queries)[0]
+        torch.testing.assert_close(outputs, network(part.queries).detach(), rtol=1e-4, atol=1e-5)
+    mixed = fit_zoos(settings, [zoo], tmp_path / "model")
+    assert isinstance(mixed, MixedRepresentation)
+    (view,) = mixed.views
+    rows = torch.cat([part.rows for part in parts])
+    assert view.scaling.means == pytest.approx(Scaling.fit(rows, zoo.layout).means)
+    header = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert [one["activation"] for one in header["zoos"]] == ["relu", "tanh"]
+
+    assert len(read_parts(config(loss={"beta": 1.0}), zoo)) == 1  # no network is run
+    with pytest.raises(InputError, match=r"mixes 2 architectures or activations.*with hyperrep train or fit_zoos"):
+        read_fit_data(settings, zoo)
+    with pytest.raises(InputError, match=r"networks with relu, tanh; .*Set model.statistics to false"):
+        read_parts(config(model={"statistics": True}), zoo)
