@@ -69,6 +69,9 @@ class MixedRepresentation:
         tokenisers = [build_tokens(config, layout) for layout, _, _ in parts]
         longest = max(tokenisers, key=lambda tokeniser: tokeniser.num_tokens)
         shared = build_autoencoder(config, longest, keyed_generator(seed, "initialise"), tokenisers).eval()
+        if len(parts) == 1:  # nothing to place: it was built for this architecture
+            layout, scaling, aligner = parts[0]
+            return cls(config, shared, (HyperRepresentation(config, layout, scaling, shared, aligner=aligner),))
         views = []
         for tokeniser, (layout, scaling, aligner) in zip(tokenisers, parts, strict=True):
             num = tokeniser.num_tokens if config.windows is None else min(config.windows.size, tokeniser.num_tokens)

@@ -120,16 +120,11 @@ def read_parts(config: TrainConfig, zoo: Zoo, *, allow_import: bool = False) -> 
     Raises
     ------
     InputError
-        As `read_fit_data`; also if a part lacks a split, or ``model.statistics`` is set, which is for one part.
+        As `read_fit_data`; also if the networks of one activation lack a side of the split.
     """
     activations = sorted(zoo.frame["activation"].unique())
     if part_weights(config.loss.gamma, config.loss.beta)["behaviour"] == 0 or len(activations) == 1:
         return [read_fit_data(config, zoo, allow_import=allow_import)]
-    if config.model.statistics:
-        raise InputError(
-            f"{zoo.path}: networks with {', '.join(activations)}; with loss.behaviour their tokens have no statistics. "
-            "Set model.statistics to false, or train on one activation."
-        )
     parts = []
     for name in activations:
         part = read_fit_data(config, zoo.query("activation == @name", name=name), allow_import=allow_import)
@@ -175,9 +170,10 @@ def _architecture_of(zoo: Zoo, *, allow_import: bool, one_activation: bool) -> t
     if not one_activation:
         factors = factors.drop_duplicates("architecture")
     if len(factors) != 1:
+        several = ", or train on all activations with hyperrep train or fit_zoos"
         raise InputError(
-            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first, "
-            "or train on several activations with hyperrep train or fit_zoos."
+            f"{zoo.path}: mixes {len(factors)} architectures or activations; expected one. Query one of them first"
+            f"{several if factors['architecture'].nunique() == 1 else ''}."
         )
     architecture, activation = (str(value) for value in factors.iloc[0])
     if ":" in architecture and not allow_import:

@@ -157,9 +157,8 @@ def even_size(num_models: Sequence[int], most: int, num_workers: int) -> int:
                 heapq.heapreplace(loads, loads[0] + stop - start)
         return max(loads)
 
-    loads = {size: busy(size) for size in range(most, (most - 1) // 2, -1)}
-    least = min(loads.values())
-    return next(size for size, load in loads.items() if load <= _CLOSE * least)
+    times = {size: busy(size) for size in range(most, (most - 1) // 2, -1)}
+    return next(size for size, time in times.items() if time <= _CLOSE * min(times.values()))
 
 
 def fit_jobs(jobs: tuple[CohortJob, ...], budget: int) -> tuple[CohortJob, ...]:
