@@ -35,7 +35,7 @@ lint: $(STAMP)
 test: $(STAMP) lint
 	$(BIN)/python -m pytest
 
-bench: $(STAMP)
+bench: $(STAMP)  ## half an hour, on a machine that does nothing else
 	$(BIN)/python benchmarks/training.py --out benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/workers.py --out benchmarks/RESULTS.md
 
